@@ -1,0 +1,28 @@
+"""The server: Streamlit with one addition, torch is imported in the background as soon as it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import streamlit as st
+
+from app import preload
+
+
+@contextlib.asynccontextmanager
+async def lifespan(server: st.App) -> AsyncIterator[None]:
+    preload.start()
+    yield
+
+
+def on_script_error(error: Exception) -> bool:
+    """A mistake of ours: the log gets the details, the page one sentence."""
+    logging.getLogger("headscope").error("A page failed.", exc_info=error)
+    st.error("This page failed because of a mistake in Headscope. The terminal it runs in shows the details; reload to go on.")
+    return True
+
+
+app = st.App(Path(__file__).with_name("main.py"), lifespan=lifespan, on_script_error=on_script_error)

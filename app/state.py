@@ -1,0 +1,208 @@
+"""What a visitor has chosen: the one file that knows session state and the URL.
+
+A choice is read from the URL when a session begins and written back after every run, so an address can be shared,
+and a reload comes back to the same place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import streamlit as st
+
+from app.launch import MODEL_VARIABLE
+from core.errors import InputError
+from core.figures import Look
+from core.settings import Settings
+from core.steering import DIRECTIONS, MOST_TOKENS, Edit
+
+POSITIONS = (1024, 4096, 16384, 65536)
+DEFAULT_PROMPT = "We walked along the"
+DIRECTION_CHOICES = tuple(name.replace("K", "50") for name in DIRECTIONS)
+HISTORY = 50
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is analysed; together with the store, everything that results depend on."""
+
+    model: str
+    corpus: str = "sampler"
+    positions: int = 16384
+    seed: int = 0
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(positions=self.positions, seed=self.seed)
+
+
+def _whole(allowed: Callable[[int], bool]) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not allowed(int(text)):
+            raise ValueError(text)
+        return int(text)
+
+    return read
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(text)
+        return text
+
+    return read
+
+
+def _read_edits(text: str) -> tuple[Edit, ...]:
+    pairs = [part.split(":") for part in text.split(",")][:MOST_TOKENS]
+    edits = {int(number): Edit(int(number), float(ratio)) for number, ratio in pairs if int(number) >= 0}
+    return tuple(edits.values())
+
+
+def _write_edits(edits: tuple[Edit, ...]) -> str:
+    return ",".join(f"{edit.token_id}:{edit.ratio:.4g}" for edit in edits)
+
+
+# key: (default, how to read it from the URL, how to write it there)
+_FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] = {
+    "model": (None, str, str),
+    "corpus": ("sampler", str, str),
+    "positions": (16384, _whole(lambda n: n in POSITIONS), str),
+    "seed": (0, _whole(lambda n: 0 <= n < 2**32), str),
+    "edit": ((), _read_edits, _write_edits),
+    "direction": ("minimum-variance", _one_of(DIRECTION_CHOICES), str),
+    "calibrate": (True, lambda text: text != "0", lambda value: str(int(value))),
+    "prompt": (DEFAULT_PROMPT, lambda text: text[:2000], str),
+}
+
+
+def start() -> None:
+    """At the beginning of every run: a new session takes over what its URL says; bad values fall back in silence."""
+    if "session" in st.session_state:
+        return
+    st.session_state["session"] = uuid.uuid4().hex
+    st.session_state["history"] = []
+    st.session_state["revision"] = 0
+    for key, (default, read, _) in _FIELDS.items():
+        st.session_state[key] = default
+        if key in st.query_params:
+            with contextlib.suppress(ValueError, InputError):
+                st.session_state[key] = read(st.query_params[key])
+    if st.session_state["model"] is None:
+        st.session_state["model"] = os.environ.get(MODEL_VARIABLE) or None
+
+
+def publish() -> None:
+    """Write what differs from the defaults into the URL."""
+    for key, (default, _, write) in _FIELDS.items():
+        value = st.session_state.get(key, default)
+        text = "" if value is None or value == default else write(value)
+        if text and len(text) <= 2000:
+            if st.query_params.get(key) != text:
+                st.query_params[key] = text
+        elif key in st.query_params:
+            del st.query_params[key]
+
+
+def session() -> str:
+    return st.session_state["session"]
+
+
+def choice() -> Choice | None:
+    """What is to be analysed, or None while no model is chosen."""
+    get = st.session_state.get
+    name = (get("model") or "").strip()
+    corpus = (get("corpus") or "sampler").strip()
+    return Choice(name, corpus, get("positions", 16384), int(get("seed") or 0)) if name else None
+
+
+def choose(**values: object) -> None:
+    """Set choices from a callback, for example `choose(model="smollm2")`."""
+    for key, value in values.items():
+        st.session_state[key] = value
+    if "model" in values:
+        forget_edits()
+
+
+def chosen(key: str) -> object:
+    return st.session_state.get(key, _FIELDS[key][0] if key in _FIELDS else None)
+
+
+def look() -> Look:
+    """Light or dark as the browser shows it, large where the presenter asked for it."""
+    with contextlib.suppress(AttributeError):
+        return Look(dark=st.context.theme.type == "dark", type_size=20 if st.session_state.get("large") else 14)
+    return Look()
+
+
+# --- the list of edits, with undo ---------------------------------------------------------------------------------
+
+
+def edits() -> tuple[Edit, ...]:
+    return st.session_state.get("edit", ())
+
+
+def edits_revision() -> int:
+    """Changes whenever the list changes other than by a slider: sliders are drawn anew then."""
+    return st.session_state.get("revision", 0)
+
+
+def set_edits(new: tuple[Edit, ...], *, by_slider: bool = False) -> None:
+    if new == edits():
+        return
+    st.session_state["history"] = [*st.session_state.get("history", []), edits()][-HISTORY:]
+    st.session_state["edit"] = new
+    if not by_slider:
+        st.session_state["revision"] += 1
+
+
+def add_edit(token_id: int, ratio: float) -> None:
+    """Append a token; one that is there already stays as it is."""
+    if token_id in [edit.token_id for edit in edits()]:
+        return
+    if len(edits()) >= MOST_TOKENS:
+        raise InputError(f"{MOST_TOKENS} tokens are steered already, the most that can be at once: remove one first.")
+    set_edits((*edits(), Edit(token_id, ratio)))
+
+
+def change_ratio(token_id: int, slider: str) -> None:
+    """Callback of a slider: take over its value."""
+    ratio = float(st.session_state[slider])
+    new = tuple(Edit(e.token_id, ratio) if e.token_id == token_id else e for e in edits())
+    set_edits(new, by_slider=True)
+
+
+def remove_edit(token_id: int) -> None:
+    set_edits(tuple(edit for edit in edits() if edit.token_id != token_id))
+
+
+def reset_ratios() -> None:
+    set_edits(tuple(Edit(edit.token_id, 1.0) for edit in edits()))
+
+
+def undo() -> None:
+    if st.session_state.get("history"):
+        st.session_state["edit"] = st.session_state["history"].pop()
+        st.session_state["revision"] += 1
+
+
+def can_undo() -> bool:
+    return bool(st.session_state.get("history"))
+
+
+def forget_edits() -> None:
+    """Token ids mean nothing to another model."""
+    st.session_state["edit"] = ()
+    st.session_state["history"] = []
+    st.session_state["revision"] += 1
+
+
+def nearest(value: float, options: tuple[float, ...]) -> float:
+    """The option closest in log scale, for ratios that come from a URL."""
+    return min(options, key=lambda option: abs(math.log(option / value)))

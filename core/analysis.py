@@ -1,0 +1,460 @@
+"""One model, one corpus, one setting: everything the commands and the pages ask for, each computed once.
+
+The paper's pipeline in the order in which it is read:
+
+    observation()  ->  encoding()  ->  steer(), sweep(), few_shot(), compare_directions()  ->  next_token(), generate()
+
+Results are kept in the `Store` under everything they depend on. What is there is served without importing torch, so a
+page fills before the model is loaded. An `Analysis` may be shared by threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.corpus import Corpus, Plan, plan_windows, read_corpus, self_sampled_tokens, tokenise
+from core.encoding import Encoding, encode, fit_line
+from core.errors import AnalysisError, InputError
+from core.model.files import ModelFiles, ready, resolve
+from core.moments import Observation, Reservoir
+from core.results import DirectionRow, FewShotPoint, Generated, NextToken, TokenChoice
+from core.settings import Progress, Settings, no_progress
+from core.steering import LOGIT_BIAS, Edit, Steerer, Steering, SweepPoint, check_direction, direction_vector
+from core.store import Store
+from core.tokens import kind_of, token_texts
+
+if TYPE_CHECKING:
+    from core.generate import Sampling
+    from core.model import Head, LoadedModel
+
+SHARED_MODELS = 2
+
+
+class Analysis:
+    """What Headscope knows about a model on a corpus.
+
+    Args:
+        model: any `MODEL` (`smollm2`, `org/name`, a folder, a .gguf file).
+        corpus: any `CORPUS` (`sampler`, `python-docs`, `self:N`, a file or folder).
+        settings: positions, window, split, seed, device, precision.
+        store: where results are kept; the user's cache if not given.
+        local_paths: False refuses paths of this machine, for servers that strangers can reach.
+        text: analyse this corpus instead of reading `corpus` (an upload).
+
+    Raises:
+        InputError, AnalysisError: from every method, as one sentence for the user.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        corpus: str = "sampler",
+        settings: Settings = Settings(),
+        store: Store | None = None,
+        *,
+        local_paths: bool = True,
+        text: Corpus | None = None,
+    ) -> None:
+        self.model, self.settings, self.local_paths = model, settings, local_paths
+        self.corpus_name = corpus if text is None else text.name
+        self.store = store or Store()
+        self._text = text
+        self._lock = threading.RLock()
+        self._observation: Observation | None = None
+        self._encoding: Encoding | None = None
+        self.cached = False
+        """Whether the encoding came from the store."""
+        self.seconds = 0.0
+        """Time that `encoding()` took, s."""
+
+    # --- what the numbers depend on --------------------------------------------------------------------------------
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The text. `self:N` is known by its size and the seed; its tokens are sampled when the model is there."""
+        if self._text is not None:
+            return self._text
+        count = self_sampled_tokens(self.corpus_name)
+        if count is None:
+            return read_corpus(self.corpus_name, local_paths=self.local_paths)
+        return Corpus(self.corpus_name, (), False, f"self:{count}:{self.settings.seed}")
+
+    def files(self, progress: Progress = no_progress) -> ModelFiles:
+        """The model on disk: fetched and converted if need be."""
+        with self._lock:
+            return resolve(self.model, cache=self.store.folder, progress=progress, local_paths=self.local_paths)
+
+    def key(self, files: ModelFiles) -> dict[str, Any]:
+        """What observation and encoding are stored under."""
+        s = self.settings
+        return {
+            "weights": files.sha256,
+            "definition": _definition_hash(files),
+            "corpus": self.corpus.sha256,
+            "positions": s.positions,
+            "context": s.context,
+            "held_out": s.held_out,
+            "seed": s.seed,
+            "device": s.device,
+            "dtype": s.dtype,
+        }
+
+    # --- observe and encode ----------------------------------------------------------------------------------------
+
+    def cached_encoding(self) -> Encoding | None:
+        """The encoding if it was computed before; never downloads, never loads the model."""
+        if self._encoding is None:
+            files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+            if files is not None:
+                self._encoding = self.store.get("encoding", self.key(files), Encoding)
+                self.cached = self._encoding is not None
+        return self._encoding
+
+    def encoding(self, progress: Progress = no_progress) -> Encoding:
+        """Observe the model on the corpus and fit −log alpha = A·E + B."""
+        with self._lock:
+            started = time.perf_counter()
+            if self.cached_encoding() is None:
+                observation = self.observation(progress)
+                model = self.loaded(progress)
+                progress("Fitting the encoding", None)
+                head = model.head
+                bias = None if head.bias is None else head.bias.cpu().double().numpy()
+                found = encode(
+                    head.weight.cpu().numpy(), observation, bias=bias, is_token=head.is_token, seed=self.settings.seed
+                )
+                self._encoding = _named(found, model)
+                self.store.put("encoding", self.key(model.files), self._encoding)
+            self.seconds = time.perf_counter() - started
+            if self._encoding is None:
+                raise AnalysisError("The encoding could not be computed.")
+            return self._encoding
+
+    def observation(self, progress: Progress = no_progress) -> Observation:
+        """The pass over the corpus: from the store, or run (resuming what a killed run left)."""
+        with self._lock:
+            if self._observation is not None:
+                return self._observation
+            progress("Looking for the model", None)
+            corpus = self.corpus  # a corpus that cannot be read is refused before anything is downloaded
+            key = self.key(self.files(progress))
+            self._observation = self.store.get("observation", key, Observation)
+            if self._observation is None:
+                from core.observe import observe
+
+                model = self.loaded(progress)
+                plan = self.plan(model, corpus, progress)
+                partial = self.store.partial("observation", key) if self.store.enabled else None
+                self._observation = observe(
+                    model, plan, seed=self.settings.seed, partial=partial, progress=progress
+                )
+                self.store.put("observation", key, self._observation)
+            return self._observation
+
+    def plan(self, model: LoadedModel, corpus: Corpus, progress: Progress = no_progress) -> Plan:
+        """The corpus as chunks of windows for this model's tokenizer."""
+        progress("Reading the corpus", None)
+        s = self.settings
+        count = self_sampled_tokens(corpus.name) if not corpus.texts else None
+        if count is None:
+            documents = tokenise(corpus, model.tokenizer, s.context)
+        else:
+            from core.generate import sample_documents
+
+            documents = sample_documents(model, count, 2 * s.context, s.seed, progress)
+        plan = plan_windows(documents, s, first_token=_first_token(model), name=corpus.name)
+        return plan if not corpus.note else Plan(**{**vars(plan), "note": " ".join([corpus.note, plan.note]).strip()})
+
+    def loaded(self, progress: Progress = no_progress) -> LoadedModel:
+        """The model in memory, shared by every analysis of this process."""
+        return load_shared(self.files(progress), self.settings.device, self.settings.dtype, progress)
+
+    # --- steer -----------------------------------------------------------------------------------------------------
+
+    def find_token(self, text: str) -> TokenChoice:
+        """The token a user means by ` Paris` or `id:123`; a word of several tokens is steered by its first.
+
+        Raises:
+            InputError: nothing was named, or an id that is no token.
+        """
+        if text.startswith("id:"):
+            return self._token_by_id(text)
+        if not text:
+            raise InputError("No token was named: write one, blank included, as ' river', or its number, as id:123.")
+        place = self._places.get(text)
+        if place is not None:
+            return TokenChoice(place, text)
+        tokenizer = self.loaded().tokenizer
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:64]
+        if not ids:
+            raise InputError(f"{text!r} is no token of this model: write a word, blank included, or id:123.")
+        pieces = token_texts(tokenizer, ids)
+        if len(ids) == 1:
+            return TokenChoice(ids[0], pieces[0], f"{text!r} is read as the token {pieces[0]!r}.")
+        shown = " + ".join(repr(piece) for piece in pieces[:6]) + (" + …" if len(pieces) > 6 else "")
+        return TokenChoice(ids[0], pieces[0], f"{text!r} is {len(ids)} tokens ({shown}); its first, {pieces[0]!r}, is steered.")
+
+    def _token_by_id(self, text: str) -> TokenChoice:
+        digits = text.removeprefix("id:").strip()
+        encoding = self.encoding()
+        if digits.isdecimal() and len(digits) < 10:
+            place = int(np.searchsorted(encoding.token_ids, int(digits)))
+            if place < len(encoding.token_ids) and encoding.token_ids[place] == int(digits):
+                return TokenChoice(int(digits), encoding.tokens[place])
+        raise InputError(f"{text!r} is no token: after id: comes a number from 0 to {int(encoding.token_ids[-1])}.")
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        encoding = self.encoding()
+        return {t: int(i) for t, i in zip(reversed(encoding.tokens), encoding.token_ids[::-1], strict=True)}
+
+    def token_text(self, token_id: int) -> str:
+        return self._token_by_id(f"id:{token_id}").token
+
+    def steerer(
+        self,
+        token_ids: Sequence[int],
+        direction: str = "minimum-variance",
+        *,
+        vector: np.ndarray | None = None,
+        progress: Progress = no_progress,
+    ) -> Steerer:
+        """The tokens' rows and positions, made ready once; every ratio after that is cheap."""
+        check_direction(direction)
+        names = [self.token_text(token_id) for token_id in token_ids]
+        observation, head = self.observation(progress), self.loaded(progress).head
+        rows, bias = head.rows(list(token_ids))
+        return Steerer(
+            observation.fit,
+            observation.held_out,
+            self.encoding(progress),
+            token_ids,
+            rows,
+            bias,
+            names,
+            softcap=head.softcap,
+            direction=direction,
+            seed=self.settings.seed,
+            vector=vector,
+        )
+
+    def steer(
+        self,
+        edits: Sequence[Edit],
+        direction: str = "minimum-variance",
+        calibrate: bool = True,
+        progress: Progress = no_progress,
+    ) -> Steering:
+        """Solve the edits together and judge them on held-out text."""
+        steerer = self.steerer([edit.token_id for edit in edits], direction, progress=progress)
+        return steerer.steer([edit.ratio for edit in edits], calibrate)
+
+    def baselines(self, edits: Sequence[Edit], progress: Progress = no_progress) -> tuple[Steering, ...]:
+        """The same ratios by a constant logit bias of log r, and along a random direction; neither calibrated."""
+        ids, ratios = [edit.token_id for edit in edits], [edit.ratio for edit in edits]
+        return tuple(self.steerer(ids, name, progress=progress).steer(ratios, False) for name in (LOGIT_BIAS, "random"))
+
+    def sweep(
+        self,
+        edits: Sequence[Edit],
+        ratios: Sequence[float],
+        direction: str = "minimum-variance",
+        calibrate: bool = True,
+        progress: Progress = no_progress,
+    ) -> tuple[SweepPoint, ...]:
+        """Target against realised: the first edit at each of `ratios`, the others as they are."""
+        steerer = self.steerer([edit.token_id for edit in edits], direction, progress=progress)
+        return steerer.sweep(ratios, [edit.ratio for edit in edits[1:]], calibrate)
+
+    def few_shot(
+        self,
+        edits: Sequence[Edit],
+        sizes: Sequence[int] = (16, 64, 256, 1024, 4096, 16384),
+        direction: str = "minimum-variance",
+        progress: Progress = no_progress,
+    ) -> tuple[FewShotPoint, ...]:
+        """The edit with its direction estimated from n positions only, uncalibrated, judged on held-out text."""
+        check_direction(direction)
+        sample = self.observation(progress).fit.reservoir
+        if any(size < 2 for size in sizes):
+            raise InputError(f"A few-shot size is {min(sizes)}, but at least 2 positions are needed.")
+        wanted = sorted({min(size, len(sample)) for size in sizes})
+        ids, ratios = [edit.token_id for edit in edits], [edit.ratio for edit in edits]
+        points = []
+        for size, vector in self._few_shot_vectors(sample, wanted, direction, progress):
+            found = self.steerer(ids, direction, vector=vector, progress=progress).steer(ratios, False)
+            held_out = tuple(token.realised_held_out for token in found.tokens)
+            errors = [abs(np.log(h / r)) for h, r in zip(held_out, ratios, strict=True)]
+            points.append(FewShotPoint(size, held_out, float(np.median(errors))))
+        return tuple(points)
+
+    def _few_shot_vectors(
+        self, sample: Reservoir, sizes: list[int], direction: str, progress: Progress
+    ) -> list[tuple[int, np.ndarray]]:
+        dim = sample.hidden.shape[1]
+        head = self.loaded(progress).head
+        vectors = []
+        alphas = None if direction in ("minimum-variance", "random") else _alpha_after(head, sample, sizes, progress)
+        for place, size in enumerate(sizes):
+            progress("Fitting with few positions", place / len(sizes))
+            hidden = sample.hidden[:size].astype(np.float64)
+            weights, saliency = np.zeros(dim), np.zeros(dim)
+            if alphas is not None:
+                embedding = head.weight.cpu().numpy()
+                rows = np.flatnonzero(head.is_token & (alphas[place] > 0))
+                y = -np.log(alphas[place][rows])
+                if head.bias is not None:
+                    y += head.bias.cpu().double().numpy()[rows]
+                weights, _ = fit_line(embedding, rows, y)
+                saliency = np.abs(weights) * self.encoding(progress).embedding_std
+            vector = direction_vector(
+                direction,
+                weights=weights,
+                saliency=saliency,
+                mean_hidden=hidden.mean(0),
+                covariance=np.cov(hidden.T, bias=True),
+                seed=self.settings.seed,
+            )
+            vectors.append((size, vector))
+        return vectors
+
+    def tokens_of_rank(self, first: int, last: int, count: int) -> list[int]:
+        """`count` token ids drawn by the seed from those ranked `first` to `last` by mean probability."""
+        encoding = self.encoding()
+        if not 1 <= first < last or first > len(encoding.token_ids):
+            raise InputError(f"The ranks are {first} to {last}, but they must lie from 1 to {len(encoding.token_ids)}.")
+        order = encoding.token_ids[np.argsort(-encoding.alpha, kind="stable")][first - 1 : last]
+        random = np.random.default_rng([self.settings.seed, 5])
+        return sorted(int(i) for i in random.choice(order, size=min(count, len(order)), replace=False))
+
+    def compare_directions(
+        self,
+        token_ids: Sequence[int],
+        ratios: Sequence[float] = (0.05, 2, 5, 20, 100),
+        directions: Sequence[str] = ("least-norm", "saliency", "minimum-variance", LOGIT_BIAS, "uniform"),
+        calibrate: Sequence[bool] = (False, True),
+        progress: Progress = no_progress,
+    ) -> tuple[DirectionRow, ...]:
+        """Median |log(realised / target)| over single-token edits, for every direction and ratio (the table of method §3)."""
+        table = []
+        for calibrated in calibrate:
+            for place, direction in enumerate(directions):
+                progress("Comparing directions", place / len(directions))
+                table.append(self._direction_row(token_ids, ratios, direction, calibrated, progress))
+        return tuple(table)
+
+    def _direction_row(
+        self, token_ids: Sequence[int], ratios: Sequence[float], direction: str, calibrated: bool, progress: Progress
+    ) -> DirectionRow:
+        errors: list[list[tuple[float, float]]] = [[] for _ in ratios]
+        for token_id in token_ids:
+            steerer = self.steerer([token_id], direction, progress=progress)
+            for place, ratio in enumerate(ratios):
+                try:
+                    steps = steerer.steps([ratio], calibrated)
+                except InputError:  # beyond what this token or direction can reach: counted, not hidden
+                    continue
+                fit, held_out = steerer.fit.realised(steps)[0], steerer.held_out.realised(steps)[0]
+                tiny = np.finfo(float).tiny
+                errors[place].append((abs(np.log(max(held_out, tiny) / ratio)), abs(np.log(max(fit, tiny) / ratio))))
+        medians = [tuple(np.median(np.array(pairs), axis=0)) if pairs else (np.nan, np.nan) for pairs in errors]
+        return DirectionRow(
+            direction,
+            calibrated,
+            tuple(float(ratio) for ratio in ratios),
+            tuple(float(m[0]) for m in medians),
+            tuple(float(m[1]) for m in medians),
+            tuple(len(pairs) / len(token_ids) for pairs in errors),
+        )
+
+    # --- at a prompt -----------------------------------------------------------------------------------------------
+
+    def next_token(self, prompt: str, steering: Steering | None = None, *, top: int = 12, chat: bool = False) -> NextToken:
+        """The next-token distribution at a prompt, before and after."""
+        from core.generate import next_token
+
+        return next_token(self.loaded(), prompt, steering, top=top, chat=chat)
+
+    def generate(
+        self,
+        prompt: str,
+        steering: Steering | None = None,
+        sampling: Sampling | None = None,
+        *,
+        chat: bool = False,
+        progress: Progress = no_progress,
+    ) -> Generated:
+        """Texts sampled before and after with the same noise."""
+        from core.generate import Sampling, generate
+
+        return generate(self.loaded(progress), prompt, steering, sampling or Sampling(), chat=chat, progress=progress)
+
+
+# --- shared models ------------------------------------------------------------------------------------------------------
+
+_shared: OrderedDict[tuple[str, ...], LoadedModel] = OrderedDict()
+_shared_lock = threading.Lock()
+
+
+def load_shared(files: ModelFiles, device: str, dtype: str, progress: Progress = no_progress) -> LoadedModel:
+    """The model from this process's memory, loaded once; the least recently used leaves when there are too many."""
+    from core.model.load import load_model
+
+    key = (files.sha256, _definition_hash(files), device, dtype)
+    with _shared_lock:
+        if key not in _shared:
+            while len(_shared) >= SHARED_MODELS:
+                _shared.popitem(last=False)
+            _shared[key] = load_model(files, device=device, dtype=dtype, progress=progress)
+        _shared.move_to_end(key)
+        return _shared[key]
+
+
+def _definition_hash(files: ModelFiles) -> str:
+    """sha256 of the small files beside the weights: the configuration and the tokenizer decide the numbers too."""
+    digest = hashlib.sha256()
+    for path in sorted(files.folder.iterdir()):
+        if path.suffix in (".json", ".txt", ".model", ".jinja") and not path.name.endswith(".index.json"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _first_token(model: LoadedModel) -> int | None:
+    """The beginning-of-text token where the tokenizer puts one before every text, else None."""
+    bos = model.tokenizer.bos_token_id
+    ids = model.tokenizer("a", verbose=False)["input_ids"]
+    return bos if bos is not None and ids and ids[0] == bos else None
+
+
+def _named(encoding: Encoding, model: LoadedModel) -> Encoding:
+    texts = token_texts(model.tokenizer, encoding.token_ids.tolist())
+    special = set(model.tokenizer.all_special_ids)
+    kinds = tuple(kind_of(text, int(i) in special) for text, i in zip(texts, encoding.token_ids, strict=True))
+    return encoding.named(texts, kinds)
+
+
+def _alpha_after(head: Head, sample: Reservoir, sizes: list[int], progress: Progress) -> list[np.ndarray]:
+    """[V] mean probabilities over the first n positions of a sample, for every n of ascending `sizes`."""
+    import torch
+
+    total = np.zeros(len(head.is_token))
+    alphas, start = [], 0
+    with torch.inference_mode():
+        for size in sizes:
+            for block in range(start, size, 256):
+                progress("Averaging over few positions", block / sizes[-1])
+                hidden = torch.from_numpy(sample.hidden[block : min(block + 256, size)]).to(head.weight.device)
+                total += head.logits(hidden).softmax(1).sum(0, dtype=torch.float64).cpu().numpy()
+            start = size
+            alphas.append(total / size)
+    return alphas
+
+

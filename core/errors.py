@@ -1,0 +1,24 @@
+"""The errors that a user may see, each one clear sentence: what was wrong, what is allowed, what to do.
+
+The command line turns them into an exit code and the dashboard into a box; neither shows a traceback.
+"""
+
+
+class HeadscopeError(Exception):
+    """Base of every error whose message is meant to be read by a user."""
+
+    exit_code = 1
+
+
+class InputError(HeadscopeError):
+    """An argument or an input is wrong; the message holds the remedy (exit code 2)."""
+
+    exit_code = 2
+
+
+class AnalysisError(HeadscopeError):
+    """The input was fine but the analysis cannot be done; the message holds the reason (exit code 1)."""
+
+
+class Cancelled(HeadscopeError):
+    """The user stopped the work; what was finished so far is kept and the next run goes on from there."""

@@ -1,0 +1,269 @@
+"""Figures of the encoding: −log alpha_w ≈ A·E_w + B (Cho et al., COLING 2025), and why it works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from core.figures import words
+from core.figures.look import Chart, Look, blank, count_axis, label, labels, one_in_axis
+
+if TYPE_CHECKING:
+    from core.encoding import Encoding
+
+CONFIDENCE = 1.96
+"""Half width of a 95 % interval in standard errors."""
+
+
+def token_table(encoding: Encoding) -> pd.DataFrame:
+    """One row per fitted token, as `headscope fit --tokens` writes it, with the token's kind."""
+    return pd.DataFrame(
+        {
+            "id": encoding.token_ids,
+            "token": list(encoding.tokens),
+            "kind": list(encoding.kinds),
+            "count": encoding.counts,
+            "alpha": encoding.alpha,
+            "alpha_held_out": encoding.alpha_held_out,
+            "neg_log_alpha": encoding.neg_log_alpha,
+            "predicted": encoding.predicted,
+            "residual": encoding.residual,
+        }
+    )
+
+
+def weight_table(encoding: Encoding) -> pd.DataFrame:
+    """One row per dimension, as `headscope fit --weights` writes it."""
+    return pd.DataFrame(
+        {
+            "dim": np.arange(len(encoding.weights)),
+            "weight": encoding.weights,
+            "stderr": encoding.standard_errors,
+            "t": encoding.t_values,
+            "p": encoding.p_values,
+            "saliency": encoding.saliency,
+        }
+    )
+
+
+def fit_scatter(encoding: Encoding, look: Look, chosen: Sequence[int] = ()) -> Chart:
+    """Measured against predicted −log probability of every token, the chosen token ids on top."""
+    predicted, measured = encoding.predicted, encoding.neg_log_alpha
+    low, high = (float(v) for v in np.quantile(np.r_[predicted, measured], [0.0002, 0.9998]))
+    margin = 0.03 * (high - low)
+    low, high = max(0.0, min(low, float(measured.min())) - margin), high + margin
+    figure = blank(look, x="predicted from the embedding, A·E + B (nats)", y="measured −log probability (nats)")
+    figure.add_scattergl(
+        x=predicted.astype(np.float32),
+        y=measured.astype(np.float32),
+        mode="markers",
+        marker={"size": 3, "color": look.ours, "opacity": 0.22},
+        text=[f"{name} · id {i}" for name, i in zip(labels(encoding.tokens), encoding.token_ids, strict=True)],
+        hovertemplate="%{text}<br>measured %{y:.2f}, predicted %{x:.2f} nats<extra></extra>",
+        showlegend=False,
+    )
+    figure.add_scatter(
+        x=[low, high],
+        y=[low, high],
+        mode="lines",
+        line={"color": look.ink, "width": 1, "dash": "dot"},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    ticks = one_in_axis(low, high, overlaying="y", side="right", matches="y")
+    figure.add_scatter(x=[None], y=[None], yaxis="y2", showlegend=False, hoverinfo="skip")
+    place = {int(i): at for at, i in enumerate(encoding.token_ids)}
+    at = [place[i] for i in chosen if i in place]
+    if at:
+        names = [encoding.tokens[i] for i in at]
+        figure.add_scatter(
+            x=predicted[at],
+            y=measured[at],
+            mode="markers+text",
+            marker={"size": 11, "color": look.after, "line": {"color": look.paper, "width": 1.5}},
+            text=labels(names),
+            textposition="top center",
+            textfont={"color": look.after, "size": look.type_size},
+            customdata=[words.one_in(float(encoding.alpha[i])) for i in at],
+            hovertemplate="%{text}<br>%{customdata}, measured %{y:.2f}, predicted %{x:.2f} nats<extra></extra>",
+            showlegend=False,
+        )
+    figure.update_layout(yaxis2=ticks, xaxis_range=[low, high], yaxis_range=[low, high], margin_t=16)
+    summary = (
+        f"{len(measured):,} tokens: measured against predicted −log probability. They lie along the diagonal; "
+        f"R² {words.number(encoding.r2)}, spread around it {words.nats(encoding.residual_std)}."
+    )
+    return Chart(figure, summary, token_table(encoding))
+
+
+def weights(
+    encoding: Encoding, look: Look, what: Literal["weight", "saliency"] = "weight", ordered: bool = True
+) -> Chart:
+    """The fitted direction, one mark per dimension with its 95 % interval."""
+    table = weight_table(encoding)
+    value = encoding.weights if what == "weight" else encoding.saliency
+    error = CONFIDENCE * encoding.standard_errors * (1 if what == "weight" else encoding.embedding_std)
+    order = np.argsort(-encoding.saliency, kind="stable") if ordered else np.arange(len(value))
+    clear = np.abs(encoding.t_values[order]) > CONFIDENCE
+    x = np.arange(1, len(value) + 1)
+    title = "weight A (nats per unit)" if what == "weight" else "saliency |A|·std(E) (nats)"
+    figure = blank(look, x="dimension, most salient first" if ordered else "dimension of the embedding", y=title)
+    for name, mask, colour, symbol in (
+        ("distinguishable from zero", clear, look.ours, "circle"),
+        ("not distinguishable", ~clear, look.baseline, "circle-open"),
+    ):
+        figure.add_scattergl(
+            x=x[mask] if ordered else x[mask] - 1,
+            y=value[order][mask],
+            error_y={"array": error[order][mask], "width": 0, "thickness": 1, "color": colour},
+            mode="markers",
+            marker={"size": 4, "color": colour, "symbol": symbol},
+            customdata=np.c_[order[mask], error[order][mask]],
+            hovertemplate="dimension %{customdata[0]}: %{y:.4g} ± %{customdata[1]:.2g}<extra></extra>",
+            name=f"{name} ({int(mask.sum())})",
+        )
+    summary = (
+        f"The {len(value)} weights of the fitted line with 95 % intervals. {int(clear.sum())} differ from zero; "
+        f"the strongest is dimension {int(np.argmax(encoding.saliency))}. "
+        f"Effectively {words.number(encoding.effective_dims)} dimensions carry it."
+    )
+    return Chart(figure, summary, table.iloc[order] if ordered else table)
+
+
+def sparsity(encoding: Encoding, look: Look) -> Chart:
+    """R² when only the k most salient dimensions are used, refitted and as fitted once."""
+    points = encoding.sparsity
+    table = pd.DataFrame(
+        {
+            "dims": [p.dims for p in points],
+            "r2_refitted": [p.r2_refitted for p in points],
+            "r2_kept": [p.r2_kept for p in points],
+        }
+    )
+    figure = blank(look, x="dimensions used, most salient first", y="R²")
+    for column, name, dash, colour, position in (
+        ("r2_refitted", "refitted", "solid", look.ours, "top center"),
+        ("r2_kept", "weights kept as they are", "dash", look.before, "bottom center"),
+    ):
+        figure.add_scatter(
+            x=table["dims"],
+            y=table[column],
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"size": 5},
+            name=name,
+            hovertemplate="%{x:,} dimensions: R² %{y:.3f}<extra>" + name + "</extra>",
+        )
+    figure.add_vline(x=encoding.effective_dims, line={"color": look.quiet, "width": 1, "dash": "dot"})
+    figure.add_annotation(
+        x=np.log10(encoding.effective_dims),
+        y=0.02,
+        xanchor="right",
+        yanchor="bottom",
+        text=f"effective number {words.number(encoding.effective_dims)} ",
+        showarrow=False,
+        font={"color": look.quiet},
+    )
+    figure.update_xaxes(**count_axis(1, len(encoding.weights)))
+    figure.update_yaxes(range=[min(0.0, max(-0.5, float(table[["r2_refitted", "r2_kept"]].min().min()))) - 0.02, 1.02])
+    few = next((p for p in points if p.r2_refitted >= 0.8 * encoding.r2), points[-1])
+    summary = (
+        f"R² as only the most salient dimensions are used: {few.dims:,} of {len(encoding.weights):,} reach "
+        f"{words.number(few.r2_refitted)}, all of them {words.number(encoding.r2)}."
+    )
+    return Chart(figure, summary, table)
+
+
+def predictors(encoding: Encoding, look: Look) -> Chart:
+    """How well each formula predicts −log alpha, from no fitted number at all to the fitted line and beyond."""
+    items = encoding.predictors
+    table = pd.DataFrame(
+        {
+            "predictor": [p.name for p in items],
+            "fitted_numbers": [p.fitted_numbers for p in items],
+            "squared_correlation": [p.squared_correlation for p in items],
+            "r2": [p.r2 for p in items],
+        }
+    )
+    at = list(range(len(items)))
+    figure = blank(look, x="share of the variance of −log alpha explained")
+    figure.add_bar(
+        y=at,
+        x=table["squared_correlation"],
+        orientation="h",
+        marker={"color": [look.ours if p.fitted_numbers else look.before for p in items]},
+        text=[words.number(p.squared_correlation) for p in items],
+        textposition="inside",
+        insidetextanchor="start",
+        textfont={"color": look.paper},
+        customdata=[p.r2 for p in items],
+        hovertemplate="squared correlation %{x:.4f}, R² %{customdata:.4f}<extra></extra>",
+        showlegend=False,
+    )
+    line = [i for i, p in enumerate(items) if p.name == "linear fit"]
+    for value, name, symbol in (
+        (encoding.r2_held_out_tokens, "held-out tokens", "diamond-open"),
+        (encoding.r2_held_out_text, "held-out text", "circle-open"),
+    ):
+        figure.add_scatter(
+            y=line,
+            x=[value] * len(line),
+            mode="markers",
+            marker={"symbol": symbol, "size": 12, "color": look.held_out, "line": {"width": 2.5}},
+            name=f"{name} {words.number(value)}",
+            hovertemplate="R² %{x:.4f}<extra>" + name + "</extra>",
+        )
+    ticks = [f"{p.name}<br>{words.plural(p.fitted_numbers, 'fitted number')}" for p in items]
+    figure.update_yaxes(tickvals=at, ticktext=ticks, range=[len(items) - 0.5, -0.5], showgrid=False)
+    figure.update_xaxes(range=[0, 1.02])
+    told = ", ".join(f"{p.name} {words.number(p.squared_correlation)}" for p in items)
+    return Chart(figure, f"Share of the variance explained: {told}.", table)
+
+
+def output_space(encoding: Encoding, look: Look) -> Chart:
+    """The output embedding on its two main axes, coloured by how probable each token is."""
+    rank = np.argsort(np.argsort(encoding.alpha))
+    percentile = 100 * rank / max(1, len(rank) - 1)
+    first, second = encoding.pca_explained[0], encoding.pca_explained[1]
+    figure = blank(
+        look,
+        x=f"1st principal axis ({words.percent(float(first))} of the variance)",
+        y=f"2nd principal axis ({words.percent(float(second))})",
+    )
+    figure.add_scattergl(
+        x=encoding.pca[:, 0].astype(np.float32),
+        y=encoding.pca[:, 1].astype(np.float32),
+        mode="markers",
+        marker={
+            "size": 3,
+            "opacity": 0.5,
+            "color": percentile.astype(np.float32),
+            "colorscale": "Cividis",
+            "reversescale": not look.dark,
+            "colorbar": {
+                "title": {"text": "probability<br>percentile", "font": {"color": look.quiet}},
+                "thickness": 10,
+                "outlinewidth": 0,
+                "tickfont": {"color": look.quiet},
+            },
+        },
+        text=[f"{name} · {words.one_in(float(a))}" for name, a in _named(encoding)],
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )
+    figure.update_layout(margin_t=16)
+    table = pd.DataFrame({"token": list(encoding.tokens), "axis_1": encoding.pca[:, 0], "axis_2": encoding.pca[:, 1]})
+    correlation = [abs(float(np.corrcoef(encoding.pca[:, k], encoding.neg_log_alpha)[0, 1])) for k in (0, 1)]
+    summary = (
+        f"The output embedding on its two main axes, coloured by probability; −log probability correlates with the "
+        f"first by {words.number(correlation[0], 2)} and with the second by {words.number(correlation[1], 2)} "
+        "(absolute values)."
+    )
+    return Chart(figure, summary, table)
+
+
+def _named(encoding: Encoding) -> list[tuple[str, float]]:
+    return [(label(t), float(a)) for t, a in zip(encoding.tokens, encoding.alpha, strict=True)]

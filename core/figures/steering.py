@@ -1,0 +1,306 @@
+"""Figures of steering: what was asked, what came of it on text not seen, and what else moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from plotly.subplots import make_subplots
+
+from core.figures import words
+from core.figures.look import Chart, Look, blank, count_axis, labels, ratio_axis, template, token_axis
+
+if TYPE_CHECKING:
+    from core.results import FewShotPoint, NextToken, TokenCount
+    from core.steering import Steering, SweepPoint
+
+
+def next_token(choice: NextToken, look: Look) -> Chart:
+    """The next-token distribution at a prompt, before and after, in pairs of bars."""
+    before, after = choice.before, choice.after
+    table = pd.DataFrame(
+        {
+            "id": choice.token_ids,
+            "token": list(choice.tokens),
+            "before": before,
+            "after": after,
+            "ratio": np.divide(after, before, out=np.full_like(after, np.nan), where=before > 0),
+            "steered": choice.steered,
+        }
+    )
+    at = np.arange(len(table))
+    figure = blank(look, x="probability", height=max(look.height, round(len(table) * 2.6 * look.type_size) + 90))
+    for name, values, colour, shift, pattern in (
+        ("before", before, look.before, -0.19, ""),
+        ("after", after, look.after, 0.19, "/"),
+    ):
+        figure.add_bar(
+            y=at + shift,
+            x=values,
+            width=0.36,
+            orientation="h",
+            name=name,
+            marker={"color": colour, "pattern": {"shape": pattern, "size": 5, "solidity": 0.2, "fgcolor": look.paper}},
+            text=[words.percent(v) for v in values],
+            textposition="outside",
+            textfont={"color": colour, "size": look.type_size - 2},
+            cliponaxis=False,
+            hovertemplate="%{x:.6~%}<extra>" + name + "</extra>",
+        )
+    axis = token_axis(table["token"])
+    axis["ticktext"] = [
+        f"<b>▸ {text}</b>" if steered else text
+        for steered, text in zip(choice.steered, labels(choice.tokens), strict=True)
+    ]
+    figure.update_yaxes(**axis, showgrid=False)
+    figure.update_xaxes(tickformat="~%", range=[0, 1.18 * float(max(before.max(), after.max()))])
+    told = [
+        f"{row.token!r} {words.percent(row.before)} to {words.percent(row.after)}"
+        for row in table[table["steered"]].itertuples()
+    ]
+    top = table.iloc[int(np.argmax(before))]
+    summary = (
+        f"Next token after the prompt, before and after the edit: {'; '.join(told) or 'nothing is steered'}. "
+        f"Most likely before: {top.token!r}, {words.percent(top.before)}."
+    )
+    return Chart(figure, summary, table)
+
+
+def asked_and_realised(steering: Steering, look: Look) -> Chart:
+    """For every steered token: the ratio asked for, and the one realised on fitting text and on held-out text."""
+    tokens = steering.tokens
+    table = pd.DataFrame(
+        {
+            "id": [t.id for t in tokens],
+            "token": [t.token for t in tokens],
+            "asked": [t.target for t in tokens],
+            "realised": [t.realised for t in tokens],
+            "realised_held_out": [t.realised_held_out for t in tokens],
+            "max_ratio": [t.max_ratio for t in tokens],
+        }
+    )
+    at = list(range(len(table)))
+    figure = blank(look, x="ratio of mean probability, after over before")
+    figure.add_scatter(
+        x=table["asked"],
+        y=at,
+        mode="markers",
+        name="asked",
+        marker={"symbol": "line-ns", "size": 26, "line": {"width": 3, "color": look.ink}},
+        hovertemplate="asked %{x:.4g}×<extra></extra>",
+    )
+    figure.add_scatter(
+        x=table["realised"],
+        y=at,
+        mode="markers",
+        name="fitting text",
+        marker={"symbol": "circle", "size": 11, "color": look.ours},
+        hovertemplate="fitting text %{x:.4g}×<extra></extra>",
+    )
+    figure.add_scatter(
+        x=table["realised_held_out"],
+        y=at,
+        mode="markers+text",
+        name="held-out text",
+        marker={"symbol": "diamond-open", "size": 15, "color": look.held_out, "line": {"width": 2.5}},
+        text=[words.ratio(v) for v in table["realised_held_out"]],
+        textposition="top center",
+        textfont={"color": look.held_out},
+        hovertemplate="held-out text %{x:.4g}×<extra></extra>",
+    )
+    values = table[["asked", "realised", "realised_held_out"]].to_numpy().clip(1e-6, 1e6)
+    low, high = min(0.7, float(values.min()) / 1.5), max(1.4, float(values.max()) * 1.5)
+    figure.update_xaxes(**ratio_axis(low, high))
+    figure.update_yaxes(**token_axis(table["token"]))
+    figure.add_vline(x=1, line={"color": look.quiet, "width": 1, "dash": "dot"})
+    told = "; ".join(
+        f"{t.token!r} asked {words.ratio(t.target)}, got {words.ratio(t.realised_held_out)} on held-out text"
+        for t in tokens
+    )
+    return Chart(figure, told + ".", table)
+
+
+def sweep(points: Sequence[SweepPoint], steering: Steering, look: Look) -> Chart:
+    """Realised against asked over the whole range, for the first token of the list; the current setting marked."""
+    table = pd.DataFrame([vars(p) for p in points])
+    token = steering.tokens[0]
+    figure = blank(look, x="ratio asked", y="ratio realised")
+    low, high = float(table["ratio"].min()), float(table["ratio"].max())
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", line={"color": look.quiet, "width": 1, "dash": "dot"}, name="exact"
+    )
+    for column, name, line, marker in (
+        ("realised", "fitting text", {"color": look.ours, "width": 2}, {"size": 4}),
+        (
+            "realised_held_out",
+            "held-out text",
+            {"color": look.held_out, "width": 2, "dash": "dash"},
+            {"size": 8, "symbol": "diamond-open"},
+        ),
+    ):
+        figure.add_scatter(
+            x=table["ratio"],
+            y=table[column],
+            mode="lines+markers",
+            line=line,
+            marker={"color": line["color"], **marker},
+            name=name,
+            hovertemplate="asked %{x:.4g}×, got %{y:.4g}×<extra>" + name + "</extra>",
+        )
+    figure.add_scatter(
+        x=[token.target],
+        y=[token.realised_held_out],
+        mode="markers+text",
+        marker={"size": 17, "symbol": "circle-open", "color": look.after, "line": {"width": 3}},
+        text=[f" now: {words.ratio(token.target)}"],
+        textposition="bottom right" if token.target < 5 else "bottom left",
+        textfont={"color": look.after},
+        showlegend=False,
+        hovertemplate="now: asked %{x:.4g}×, got %{y:.4g}×<extra></extra>",
+    )
+    values = table[["realised", "realised_held_out"]].to_numpy().clip(1e-6, 1e6)
+    figure.update_xaxes(**ratio_axis(low / 1.15, high * 1.15))
+    figure.update_yaxes(**ratio_axis(min(low, float(values.min())) / 1.15, max(high, float(values.max())) * 1.15))
+    error = np.abs(np.log(table["realised_held_out"] / table["ratio"]))
+    summary = (
+        f"Realised against asked ratio of {token.token!r} from {words.ratio(low)} to {words.ratio(high)}: "
+        f"on held-out text off by a factor of {words.number(float(np.exp(error.median())))} in the middle "
+        f"and {words.number(float(np.exp(error.max())))} at worst."
+    )
+    return Chart(figure, summary, table)
+
+
+COSTS = (
+    ("kl", "KL divergence (nats)"),
+    ("js", "Jensen–Shannon divergence (nats)"),
+    ("top1_changed", "contexts whose top prediction changes"),
+    ("others_drift", "drift of the other tokens (nats)"),
+)
+
+
+def side_effects(edits: Sequence[Steering], look: Look) -> Chart:
+    """What the edit costs on held-out text (first of `edits`), next to the baselines (the others)."""
+    table = pd.DataFrame(
+        {
+            "method": [s.direction.replace("-", " ") for s in edits],
+            "realised_held_out": [s.tokens[0].realised_held_out for s in edits],
+            "kl": [s.kl for s in edits],
+            "js": [s.js for s in edits],
+            "top1_changed": [1 - s.top1_agreement for s in edits],
+            "others_drift": [s.others_drift for s in edits],
+        }
+    )
+    figure = make_subplots(rows=len(COSTS), cols=1, subplot_titles=[title for _, title in COSTS], vertical_spacing=0.11)
+    figure.update_layout(template=template(look), height=look.height, showlegend=False, margin_t=32)
+    colours = [look.after] + [look.baseline] * (len(edits) - 1)
+    for row, (column, _) in enumerate(COSTS, start=1):
+        values = table[column]
+        shown = [words.percent(v) if column == "top1_changed" else words.number(v) for v in values]
+        figure.add_bar(
+            y=list(range(len(table))),
+            x=values,
+            orientation="h",
+            marker={"color": colours},
+            text=shown,
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{x:.4g}<extra></extra>",
+            row=row,
+            col=1,
+        )
+        figure.update_xaxes(visible=False, range=[0, max(1e-9, 1.25 * float(values.max()))], row=row, col=1)
+    figure.update_yaxes(
+        tickvals=list(range(len(table))), ticktext=list(table["method"]), range=[len(table) - 0.4, -0.6], showgrid=False
+    )
+    figure.update_annotations(
+        x=0, xanchor="left", font={"size": look.type_size - 1, "color": look.quiet}, yanchor="bottom"
+    )
+    first = table.iloc[0]
+    summary = (
+        f"Side effects on held-out text: KL {words.nats(first.kl)}, Jensen–Shannon {words.nats(first.js)}, the top "
+        f"prediction changes in {words.percent(first.top1_changed)} of contexts, other tokens drift by "
+        f"{words.nats(first.others_drift)}; baselines beside it: "
+        + "; ".join(f"{row.method} KL {words.nats(row.kl)}" for row in table.iloc[1:].itertuples())
+        + "."
+    )
+    return Chart(figure, summary, table)
+
+
+def few_shot(points: Sequence[FewShotPoint], target: float, look: Look) -> Chart:
+    """What the direction reaches when it is estimated from few positions only."""
+    rows = [(p.positions, p.realised_held_out[0], p.log_error) for p in points]
+    table = pd.DataFrame(rows, columns=["positions", "realised_held_out", "log_error"])
+    figure = blank(look, x="positions the direction is estimated from", y="ratio realised on held-out text")
+    figure.add_hline(y=target, line={"color": look.quiet, "width": 1, "dash": "dot"})
+    figure.add_scatter(
+        x=table["positions"],
+        y=table["realised_held_out"],
+        mode="lines+markers",
+        line={"color": look.held_out, "width": 2, "dash": "dash"},
+        marker={"size": 9, "symbol": "diamond-open", "line": {"width": 2}},
+        hovertemplate="%{x:,} positions: %{y:.4g}×<extra></extra>",
+        showlegend=False,
+    )
+    low, high = float(table["positions"].min()), float(table["positions"].max())
+    figure.add_annotation(
+        x=np.log10(high), y=np.log10(target), text=f"asked {words.ratio(target)}", showarrow=False, yanchor="bottom",
+        xanchor="right", font={"color": look.quiet},
+    )  # fmt: skip
+    values = np.r_[table["realised_held_out"].to_numpy().clip(1e-6, 1e6), target]
+    figure.update_xaxes(**count_axis(low, high), range=[np.log10(low / 1.3), np.log10(high * 1.3)])
+    figure.update_yaxes(**ratio_axis(float(values.min()) / 1.6, float(values.max()) * 1.6))
+    figure.update_layout(margin_t=16)
+    first, last = table.iloc[0], table.iloc[-1]
+    summary = (
+        f"Estimated from {first.positions:,.0f} positions the edit reaches {words.ratio(first.realised_held_out)}, "
+        f"from {last.positions:,.0f} {words.ratio(last.realised_held_out)}; asked {words.ratio(target)}."
+    )
+    return Chart(figure, summary, table)
+
+
+def sampled_counts(counts: Sequence[TokenCount], steps: int, look: Look) -> Chart:
+    """How often each steered token was sampled, before and after (95 % interval), and what its probability predicts."""
+    table = pd.DataFrame([vars(c) for c in counts])
+    at = list(range(len(table)))
+    figure = blank(look, x=f"times among {steps:,} sampled tokens", height=max(260, 100 + 70 * len(at)))
+    figure.add_scatter(
+        x=table["expected_after"],
+        y=at,
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 26, "line": {"width": 3, "color": look.ours}},
+        name="expected after",
+        hovertemplate="expected %{x:.3g}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=table["before"],
+        y=at,
+        mode="markers",
+        marker={"size": 14, "color": look.before, "symbol": "circle-open", "line": {"width": 2.5}},
+        name="before",
+        hovertemplate="%{x}<extra>before</extra>",
+    )
+    figure.add_scatter(
+        x=table["after"],
+        y=at,
+        mode="markers",
+        marker={"size": 14, "color": look.after, "line": {"width": 2, "color": look.after}},
+        error_x={
+            "type": "data",
+            "array": (table["high"] - table["after"]).fillna(0),
+            "arrayminus": (table["after"] - table["low"]).fillna(0),
+            "color": look.after,
+            "thickness": 2,
+            "width": 8,
+        },
+        name="after, 95 % interval over texts",
+        hovertemplate="%{x}<extra>after</extra>",
+    )
+    figure.update_yaxes(**token_axis(table["token"]))
+    figure.update_xaxes(rangemode="tozero")
+    told = "; ".join(
+        f"{c.token!r} {c.after} of {steps:,} tokens, {c.before} before; expected {words.number(c.expected_after)}"
+        for c in counts
+    )
+    return Chart(figure, told + ".", table)

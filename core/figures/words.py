@@ -1,0 +1,87 @@
+"""Numbers as people say them: 4×, 1/20, 0.03 nats, 1 in 2,000, 93 MB, 12 s.
+
+Three significant digits everywhere; the exact value belongs on the hover and in the table.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`value` with `digits` significant digits: 1,240 and 0.0312; powers of ten only where zeros would be counted."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size < -4 or size > 14:
+        mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+        return f"{_minus(_trimmed(mantissa))}e{_minus(str(int(power)))}"
+    rounded = round(value, digits - 1 - size) if size < digits else round(value)
+    return _minus(_trimmed(f"{rounded:,.{max(0, digits - 1 - size)}f}"))
+
+
+def ratio(value: float) -> str:
+    """A factor: `20×` up, `1/20` down; between a half and one as a plain factor, `0.8×`."""
+    if 0 < value <= 0.5:
+        return f"1/{number(1 / value)}"
+    return f"{number(value)}×"
+
+
+def nats(value: float) -> str:
+    return f"{number(value)} nats"
+
+
+def one_in(probability: float) -> str:
+    """A probability as `1 in 2,000`; a likely one as a percentage."""
+    if not probability > 0:
+        return "never"
+    if probability > 0.5:
+        return percent(probability)
+    return f"1 in {number(1 / probability, 2 if probability > 0.01 else 3)}"
+
+
+def percent(share: float) -> str:
+    return f"{number(100 * share)} %"
+
+
+def size(count: float) -> str:
+    """A number of bytes in decimal units: 93 MB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{number(count / scale)} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def quantity(count: float) -> str:
+    """A large number of things: 135 million."""
+    for unit, scale in (("billion", 1e9), ("million", 1e6)):
+        if count >= scale:
+            return f"{number(count / scale)} {unit}"
+    return f"{count:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A time as one reads it off a clock: 12 s, 3 min, 1 h 5 min."""
+    whole = max(0, round(seconds))
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _trimmed(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

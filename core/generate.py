@@ -1,0 +1,381 @@
+"""Generate: what an edit does at a prompt, and to texts sampled with the same noise.
+
+Both sides of a comparison draw each token as argmax(log p + g) with the *same* Gumbel noise g for the same text and step
+(coupled sampling), so that only the edit makes a difference: with ratio 1 the two sides are identical, token for token.
+All texts, before and after, run in one batch through the model's own `generate`; the edit is applied to the logits as
+δ = f(z + h·ΔE) − f(z), which is what a changed row of the output embedding would give. The model is not touched.
+
+Source: method §3, "counts of the token in sampled continuations"; Gumbel-max sampling (Gumbel 1954; Maddison et al. 2014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.stats
+import torch
+from jaxtyping import Float
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from core.errors import InputError
+from core.results import Generated, NextToken, TokenCount
+from core.settings import Progress, no_progress
+from core.steering import Steering
+from core.tokens import token_texts
+
+if TYPE_CHECKING:
+    from core.model import Head, LoadedModel
+
+MOST_CHARACTERS = 20_000
+MOST_SAMPLES = 64
+MOST_NEW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How texts are drawn.
+
+    Attributes:
+        samples: texts per side. new_tokens: longest continuation.
+        temperature: of the softmax, above 0. top_k: 0 keeps all. top_p: 1 keeps all.
+        seed: of the noise.
+    """
+
+    samples: int = 8
+    new_tokens: int = 40
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, fine, allowed in (
+            ("number of samples", self.samples, 1 <= self.samples <= MOST_SAMPLES, f"from 1 to {MOST_SAMPLES}"),
+            ("number of new tokens", self.new_tokens, 1 <= self.new_tokens <= MOST_NEW_TOKENS, f"1 to {MOST_NEW_TOKENS}"),
+            ("temperature", self.temperature, 0.01 <= self.temperature <= 10, "from 0.01 to 10"),
+            ("top-k", self.top_k, self.top_k >= 0, "0 (keep all) or more"),
+            ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1 (keep all)"),
+            ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
+        ):
+            if not fine:
+                raise InputError(f"The {name} is {value}, but it must be {allowed}.")
+
+
+class Edited:
+    """A steering applied to logits: adds δ(x) to the steered columns. Holds only the k rows concerned."""
+
+    def __init__(self, head: Head, steering: Steering) -> None:
+        rows, bias = head.rows(steering.token_ids)
+        device = head.weight.device
+        self.ids = torch.tensor(steering.token_ids, device=device)
+        self.rows = torch.from_numpy(rows).float().to(device)  # [k, d]
+        self.bias = torch.from_numpy(bias).float().to(device)  # [k]
+        self.change = torch.from_numpy(steering.delta).float().to(device)  # [k, d]
+        self.shift = torch.from_numpy(steering.logit_shift).float().to(device)  # [k]
+        self.softcap = head.softcap
+
+    def delta(self, hidden: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n k"]:
+        """[n, k] what the edit adds to the logits of the steered tokens."""
+        moved = hidden @ self.change.T
+        if self.softcap is not None:
+            before = hidden @ self.rows.T + self.bias
+            cap = self.softcap
+            moved = cap * torch.tanh((before + moved) / cap) - cap * torch.tanh(before / cap)
+        return moved + self.shift
+
+    def apply(self, logits: Float[torch.Tensor, "n V"], hidden: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n V"]:
+        """[n, V] a copy of the logits with the edit."""
+        return logits.index_add(1, self.ids, self.delta(hidden).to(logits.dtype))
+
+
+def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_tokens: int = 0) -> torch.Tensor:
+    """[1, t] token ids of a prompt.
+
+    Args:
+        chat: wrap the prompt in the model's chat template, as a user's turn.
+        new_tokens: room that must be left in the model's context.
+
+    Raises:
+        InputError: an empty prompt where the model has no beginning-of-text token, a prompt that is too long, no template.
+    """
+    tokenizer = model.tokenizer
+    if len(prompt) > MOST_CHARACTERS:
+        raise InputError(f"The prompt has {len(prompt):,} characters; at most {MOST_CHARACTERS:,} are taken: shorten it.")
+    if chat:
+        if not tokenizer.chat_template:
+            raise InputError(f"{model.files.name} has no chat template: switch the chat format off.")
+        turns = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        ids = tokenizer(prompt, verbose=False)["input_ids"]
+    if not ids:
+        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if first is None:
+            raise InputError("The prompt is empty: write at least one word.")
+        ids = [first]
+    if max(ids) >= model.description.vocab_size:
+        raise InputError(f"The prompt holds token {max(ids)}, but the head has only {model.description.vocab_size} rows.")
+    most = getattr(model.module.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    if len(ids) + new_tokens > most:
+        raise InputError(
+            f"The prompt has {len(ids):,} tokens and {new_tokens:,} are to follow, but the model's context is {most:,}: "
+            "shorten the prompt."
+        )
+    return torch.tensor([ids])
+
+
+@torch.inference_mode()
+def next_token(
+    model: LoadedModel, prompt: str, steering: Steering | None = None, *, top: int = 12, chat: bool = False
+) -> NextToken:
+    """The next-token distribution at a prompt, before and after an edit: the `top` most likely of either, and the steered.
+
+    Raises:
+        InputError: see `encode_prompt`.
+    """
+    hidden = model.hidden_states(encode_prompt(model, prompt, chat=chat))[:, -1]  # [1, d]
+    logits = model.head.logits(hidden)
+    edited = logits if steering is None else Edited(model.head, steering).apply(logits, hidden)
+    before, after = (x[0].double().log_softmax(0).cpu() for x in (logits, edited))
+    real = torch.from_numpy(model.head.is_token)
+    steered = [] if steering is None else list(steering.token_ids)
+    wanted = dict.fromkeys([*steered, *_largest(before, real, top), *_largest(after, real, top)])
+    ids = np.array(sorted(wanted, key=lambda i: -float(before[i])), dtype=np.int64)
+    others = torch.ones_like(before, dtype=torch.bool)
+    others[torch.tensor(steered, dtype=torch.long)] = False
+    place = int(torch.where(others, before, -torch.inf).argmax())
+    return NextToken(
+        token_ids=ids,
+        tokens=token_texts(model.tokenizer, ids.tolist()),
+        before=before[ids].exp().numpy(),
+        after=after[ids].exp().numpy(),
+        steered=np.isin(ids, steered),
+        others_factor=float((after[place] - before[place]).exp()),
+        entropy_before=_entropy(before),
+        entropy_after=_entropy(after),
+    )
+
+
+def _largest(log_p: torch.Tensor, real: torch.Tensor, top: int) -> list[int]:
+    return torch.where(real, log_p, -torch.inf).topk(min(top, int(real.sum()))).indices.tolist()
+
+
+def _entropy(log_p: torch.Tensor) -> float:
+    return float(-(log_p.exp() * log_p).nansum())
+
+
+@torch.inference_mode()
+def generate(
+    model: LoadedModel,
+    prompt: str,
+    steering: Steering | None = None,
+    sampling: Sampling = Sampling(),
+    *,
+    chat: bool = False,
+    progress: Progress = no_progress,
+) -> Generated:
+    """Sample continuations before and after an edit, coupled, in one batch.
+
+    Without a steering both sides are the model as it is. See `Generated` for what comes back.
+
+    Raises:
+        InputError: see `encode_prompt` and `Sampling`.
+        Cancelled: from `progress`, between two tokens.
+    """
+    prompt_ids = encode_prompt(model, prompt, chat=chat, new_tokens=sampling.new_tokens)
+    count = sampling.samples
+    ends = _end_ids(model)
+    with model.recording() as recorded:
+        draw = _CoupledDraw(model, steering, sampling, ends, recorded)
+        output = model.module.generate(
+            prompt_ids.expand(2 * count, -1).to(model.device),
+            attention_mask=torch.ones(2 * count, prompt_ids.shape[1], dtype=torch.long, device=model.device),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=sampling.new_tokens,
+                eos_token_id=ends or None,
+                pad_token_id=ends[0] if ends else 0,
+                repetition_penalty=1.0,
+                use_cache=True,
+            ),
+            logits_processor=LogitsProcessorList([draw]),
+            stopping_criteria=StoppingCriteriaList([_Told(progress, prompt_ids.shape[1], sampling.new_tokens)]),
+        )
+    texts = _cut(output[:, prompt_ids.shape[1] :].cpu().numpy(), draw.active_steps())
+    before, after = texts[:count], texts[count:]
+    return Generated(
+        prompt=prompt,
+        before=before,
+        after=after,
+        before_tokens=tuple(token_texts(model.tokenizer, ids) for ids in before),
+        after_tokens=tuple(token_texts(model.tokenizer, ids) for ids in after),
+        before_texts=tuple(model.tokenizer.decode(ids, skip_special_tokens=True) for ids in before),
+        after_texts=tuple(model.tokenizer.decode(ids, skip_special_tokens=True) for ids in after),
+        counts=_counts(model, steering, before, after, draw),
+        steps_before=sum(map(len, before)),
+        steps_after=sum(map(len, after)),
+    )
+
+
+class _CoupledDraw(LogitsProcessor):
+    """Turns logits into (log-probabilities + shared Gumbel noise), of which `generate` takes the largest."""
+
+    def __init__(
+        self, model: LoadedModel, steering: Steering | None, sampling: Sampling, ends: list[int], recorded: list[torch.Tensor]
+    ) -> None:
+        self.recorded, self.sampling, self.ends = recorded, sampling, torch.tensor(ends, device=model.device)
+        self.edited = None if steering is None else Edited(model.head, steering)
+        self.noise = torch.Generator().manual_seed(sampling.seed)
+        self.shape: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
+        if sampling.top_k:
+            self.shape.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            self.shape.append(TopPLogitsWarper(sampling.top_p))
+        self.finished = torch.zeros(2 * sampling.samples, dtype=torch.bool, device=model.device)
+        self.active: list[torch.Tensor] = []
+        self.expected: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        count = self.sampling.samples
+        hidden = self.recorded[-1][:, -1]  # [2K, d]
+        self.recorded.clear()
+        scores = scores.float()
+        if self.edited is not None:
+            scores = torch.cat([scores[:count], self.edited.apply(scores[count:], hidden[count:])])
+        for shape in self.shape:
+            scores = shape(input_ids, scores)
+        self.active.append(~self.finished)
+        if self.edited is not None:
+            p = scores[:, self.edited.ids].sub(scores.logsumexp(1, keepdim=True)).exp()
+            self.expected.append(torch.where(self.finished[:, None], 0.0, p).cpu())
+        uniform = torch.rand(count, scores.shape[1], generator=self.noise, dtype=torch.float32)
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-30, 1 - 2**-24))).to(scores.device)
+        drawn = scores + gumbel.repeat(2, 1)
+        self.finished = self.finished | torch.isin(drawn.argmax(1), self.ends)
+        return drawn
+
+    def active_steps(self) -> np.ndarray:
+        """[2K] tokens drawn for each text, its end token among them."""
+        return torch.stack(self.active).sum(0).cpu().numpy()
+
+    def expected_counts(self) -> np.ndarray:
+        """[2K, k] sum over the drawn steps of the probability of each steered token."""
+        return torch.stack(self.expected).double().sum(0).numpy()
+
+
+class _Told(StoppingCriteria):
+    """Tells the progress after every token; never stops by itself."""
+
+    def __init__(self, progress: Progress, start: int, total: int) -> None:
+        self.progress, self.start, self.total = progress, start, total
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: object) -> torch.BoolTensor:
+        self.progress("Sampling texts", min(1.0, (input_ids.shape[1] - self.start) / self.total))
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _end_ids(model: LoadedModel) -> list[int]:
+    configured = getattr(model.module.generation_config, "eos_token_id", None)
+    if configured is None:
+        configured = model.tokenizer.eos_token_id
+    ids = [] if configured is None else configured if isinstance(configured, list) else [configured]
+    return [int(i) for i in ids]
+
+
+def _cut(output: np.ndarray, steps: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(i) for i in row[:length]) for row, length in zip(output, steps, strict=True))
+
+
+def _counts(
+    model: LoadedModel,
+    steering: Steering | None,
+    before: Sequence[tuple[int, ...]],
+    after: Sequence[tuple[int, ...]],
+    draw: _CoupledDraw,
+) -> tuple[TokenCount, ...]:
+    if steering is None:
+        return ()
+    expected, half = draw.expected_counts(), len(before)
+    counts = []
+    for column, token in enumerate(steering.tokens):
+        seen = np.array([text.count(token.id) for text in after], dtype=np.float64)
+        low, high = _interval(seen, draw.sampling.seed)
+        counts.append(
+            TokenCount(
+                id=token.id,
+                token=token.token,
+                before=sum(text.count(token.id) for text in before),
+                after=int(seen.sum()),
+                expected_before=float(expected[:half, column].sum()),
+                expected_after=float(expected[half:, column].sum()),
+                low=low,
+                high=high,
+            )
+        )
+    return tuple(counts)
+
+
+def _interval(per_text: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % interval of the total by bootstrap over texts."""
+    if len(per_text) < 2:
+        return float("nan"), float("nan")
+    found = scipy.stats.bootstrap(
+        (per_text,), np.sum, method="percentile", n_resamples=4000, rng=np.random.default_rng([seed, 4])
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+@torch.inference_mode()
+def sample_documents(
+    model: LoadedModel, tokens: int, length: int, seed: int, progress: Progress = no_progress
+) -> list[np.ndarray]:
+    """The corpus `self:N`: documents of about `length` tokens that the model samples itself, `tokens` in all.
+
+    Each starts from the model's beginning-of-text token (or its end-of-text token), at temperature 1, nothing cut off.
+    """
+    ends = set(_end_ids(model))
+    start = encode_prompt(model, "")
+    draw = torch.Generator().manual_seed(seed)
+    documents: list[np.ndarray] = []
+    have, batch = 0, 16
+
+    class _Draw(LogitsProcessor):
+        def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+            progress("Sampling the model's own text", min(1.0, (have + batch * input_ids.shape[1]) / tokens))
+            uniform = torch.rand(scores.shape, generator=draw, dtype=torch.float32)
+            return scores.float() - torch.log(-torch.log(uniform.clamp(1e-30, 1 - 2**-24))).to(scores.device)
+
+    while have < tokens:
+        output = model.module.generate(
+            start.expand(batch, -1).to(model.device),
+            attention_mask=torch.ones(batch, start.shape[1], dtype=torch.long, device=model.device),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=length,
+                eos_token_id=sorted(ends) or None,
+                pad_token_id=min(ends, default=0),
+                repetition_penalty=1.0,
+            ),
+            logits_processor=LogitsProcessorList([_Draw()]),
+        )
+        for row in output[:, start.shape[1] :].cpu().numpy().astype(np.int32):
+            end = next((i for i, token in enumerate(row) if int(token) in ends), len(row))
+            if end > 1:
+                documents.append(row[:end])
+                have += end
+        if not documents:
+            raise InputError("The model ends every text of its own at once: choose another corpus.")
+    return documents

@@ -1,0 +1,117 @@
+"""GGUF → an ordinary safetensors folder, once.
+
+A GGUF file is a quantised model in one file. transformers can unpack it, which takes long; the result is kept in
+fp32 under the file's SHA-256, so that the second time is an ordinary load and a changed file is another model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from core.errors import AnalysisError, HeadscopeError
+from core.model.fetch import locked, writing_to
+from core.model.weights import file_sha256
+from core.settings import Progress, no_progress
+
+MAGIC = b"GGUF"
+
+
+def converted_folder(sha256: str, cache: Path) -> Path:
+    """Where the conversion of the GGUF file with this hash lies, whether or not it is there yet."""
+    return cache / "models" / f"gguf-{sha256[:24]}"
+
+
+def convert_gguf(path: Path, cache: Path, progress: Progress = no_progress) -> tuple[Path, str]:
+    """The folder that holds `path` converted, made on the first call, and the SHA-256 of the GGUF file.
+
+    Raises:
+        AnalysisError: the file is not GGUF, its architecture is not one transformers can unpack, or the disk is full.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            raise AnalysisError(f"{path.name} is not a GGUF file (it does not begin with 'GGUF'): copy it again.")
+    sha256 = file_sha256(path, cache, progress)
+    target = converted_folder(sha256, cache)
+    if not target.is_dir():
+        with locked(target, progress), writing_to(target):
+            if not target.is_dir():
+                _convert(path, target, progress)
+    return target, sha256
+
+
+def _convert(path: Path, target: Path, progress: Progress) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as folder:
+        progress(f"Unpacking {path.name} (once)", None)
+        try:
+            _unpack(path, Path(folder) / "model", progress)
+        except (HeadscopeError, MemoryError):
+            raise
+        except OSError as error:
+            if error.errno is not None:  # the disk, told by `writing_to`
+                raise
+            raise _refusal(path, error) from error
+        except Exception as error:  # the reader's own faults on a broken or unknown file are of many types
+            raise _refusal(path, error) from error
+        progress(f"Unpacking {path.name} (once)", 1.0)
+        shutil.rmtree(target, ignore_errors=True)
+        (Path(folder) / "model").replace(target)
+
+
+def _refusal(path: Path, error: Exception) -> AnalysisError:
+    text = " ".join(str(error).split())
+    reason = text if 0 < len(text) <= 200 else type(error).__name__
+    return AnalysisError(
+        f"transformers cannot unpack {path.name} ({reason}): use a GGUF of an architecture it supports, or a "
+        "safetensors folder of the same model."
+    )
+
+
+def _unpack(path: Path, folder: Path, progress: Progress) -> None:
+    """Loads a GGUF file in fp32 and saves it, with its tokenizer, as safetensors."""
+    import torch
+    import transformers
+
+    from core.model.quiet import quiet_transformers
+
+    place: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False, "local_files_only": True}
+    options = dict(place)
+    if hasattr(transformers, "GgufConfig"):  # newer releases would keep the blocks packed where they have a kernel
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with quiet_transformers(), _telling(f"Unpacking {path.name} (once)", progress):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **place)
+        model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
+        for mark in ("hf_quantizer", "quantization_method"):
+            if hasattr(model, mark):
+                delattr(model, mark)
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(folder, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _telling(phrase: str, progress: Progress) -> Iterator[None]:
+    """Puts `progress` in the place of the bar that transformers prints while it unpacks a GGUF file."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    def told(items: Iterable[Any], **_: object) -> Iterator[Any]:
+        items = list(items)
+        for number, item in enumerate(items):
+            progress(phrase, number / len(items))
+            yield item
+
+    bar = getattr(reader, "tqdm", None)
+    if bar is None:
+        yield
+        return
+    reader.tqdm = told
+    try:
+        yield
+    finally:
+        reader.tqdm = bar

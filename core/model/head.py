@@ -1,0 +1,117 @@
+"""The output head: the last step of a causal language model, from a hidden state to the logits.
+
+    logits = f(c·(h·Eᵀ + b)),   f(z) = z  or  cap·tanh(z / cap)
+
+E [V, d] is the output embedding, b [V] its bias (GPT-J, CodeGen, Phi), c a scale (Cohere multiplies by it, Granite
+divides), cap a soft-cap (Gemma 2). What a model does after its head is not read from its configuration, where the
+same word can multiply, divide or be ignored (MPT): the model's own code is run on known numbers and c and cap are
+measured, see `core.model.load`. Here c is folded into h and b, so that every later step knows one form only,
+z = h·E_w + b_w and f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from core.errors import AnalysisError
+
+
+@dataclass(frozen=True)
+class HeadDescription:
+    """What the head of a model is.
+
+    Attributes:
+        architecture: name of the transformers class.
+        vocab_size: rows of the output embedding (V).
+        tokens: rows that are tokens of the tokenizer.
+        dim: columns of the output embedding (d).
+        tied: the output embedding is the input embedding.
+        bias: the head has a bias.
+        softcap: cap of the logits, or None.
+        logit_scale: c, by which the model multiplies its logits.
+        padded_rows: rows that are no token (vocabularies are padded to a round number).
+        dtype: precision of the model's body as loaded.
+        parameters: number of parameters of the whole model, shared ones once.
+    """
+
+    architecture: str
+    vocab_size: int
+    tokens: int
+    dim: int
+    tied: bool
+    bias: bool
+    softcap: float | None
+    logit_scale: float
+    padded_rows: int
+    dtype: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """logits = f(h @ weight.T + bias) in fp32, for an `h` that `LoadedModel.hidden_states` returns (scaled by c).
+
+    Attributes:
+        weight: [V, d] float32; the model's own storage if the model is fp32, so never to be written to.
+        bias: [V] float32, scaled by c, or None.
+        softcap: cap, or None.
+        is_token: [V] bool; False for rows that are no token.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    softcap: float | None
+    is_token: np.ndarray
+
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [n, V] float32 of hidden states [n, d] float32; `out` [n, V] is filled if it is given."""
+        with torch.no_grad():
+            values = torch.mm(hidden, self.weight.T, out=out)
+            if self.bias is not None:
+                values += self.bias
+            if self.softcap is not None:
+                values.div_(self.softcap).tanh_().mul_(self.softcap)
+        return values
+
+    def rows(self, ids: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of E [k, d] and of the bias [k] (zeros if there is none) for `ids` [k], both float64."""
+        index = torch.as_tensor(np.asarray(ids, dtype=np.int64), device=self.weight.device)
+        weight = self.weight[index].cpu().numpy().astype(np.float64)
+        if self.bias is None:
+            return weight, np.zeros(len(weight))
+        return weight, self.bias[index].cpu().numpy().astype(np.float64)
+
+
+def find_head(module: nn.Module, name: str) -> nn.Linear:
+    """The linear layer that makes a model's logits.
+
+    Raises:
+        AnalysisError: there is none, there are several, or it is something else; the message says which.
+    """
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    kind = type(module).__name__
+    if isinstance(head, (nn.ModuleList, list, tuple)):
+        raise AnalysisError(
+            f"{name} ({kind}) has {len(head)} output heads and Headscope reads one: choose a text model with one head."
+        )
+    if head is None:
+        raise AnalysisError(f"{name} ({kind}) has no output head: choose the causal language model of this family.")
+    if not isinstance(head, nn.Linear) or head.weight.dim() != 2 or not head.weight.is_floating_point():
+        raise AnalysisError(
+            f"The output head of {name} ({kind}) is a {type(head).__name__} and not a plain linear layer: choose a "
+            "checkpoint of this model that is not quantised."
+        )
+    return head
+
+
+def token_rows(vocabulary: dict[str, int], rows: int) -> np.ndarray:
+    """[rows] bool: which rows of the output embedding belong to a token (the tokenizer may also know more)."""
+    ids = np.fromiter(vocabulary.values(), dtype=np.int64, count=len(vocabulary))
+    is_token = np.zeros(rows, dtype=bool)
+    is_token[ids[(ids >= 0) & (ids < rows)]] = True
+    return is_token

@@ -1,0 +1,277 @@
+"""A causal language model in memory, with its head in the open and proven to be what the model computes.
+
+    >>> model = load_model(resolve("smollm2", cache=folder))                          # doctest: +SKIP
+    >>> model.head.logits(model.hidden_states(ids).flatten(0, 1))                     # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core.errors import AnalysisError, HeadscopeError, InputError
+from core.model.files import ModelFiles, resolve
+from core.model.head import Head, HeadDescription, find_head, token_rows
+from core.model.hook import HeadReached, install, stop, visiting
+from core.model.memory import estimate_ram, require_ram
+from core.model.probe import HeadCheck, check_head, measure_output, probe_ids
+from core.model.quiet import quiet_transformers
+from core.settings import DTYPES, Progress, no_progress
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model that is ready to be observed. Nothing in it may be changed: threads and analyses share it.
+
+    Attributes:
+        files: where it came from.
+        module: the transformers model, in `eval` mode and without gradients.
+        tokenizer: its tokenizer.
+        head: the output head in fp32.
+        description: what the head is.
+        check: how exactly `head` reproduces the model's logits.
+        device: where model and head are.
+    """
+
+    files: ModelFiles
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    head: Head
+    description: HeadDescription
+    check: HeadCheck
+    device: torch.device
+
+    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What the head receives for token ids [b, t]: [b, t, d] float32, scaled by c. The head itself is not run."""
+        mask = None if attention_mask is None else attention_mask.to(self.device)
+        hidden: torch.Tensor | None = None
+        with torch.no_grad(), visiting(stop):
+            try:
+                self.module(input_ids=input_ids.to(self.device), attention_mask=mask, **_options(self.module))
+            except HeadReached as reached:
+                hidden = reached.hidden
+        if hidden is None:
+            raise AnalysisError(f"{self.files.name} ran without its output head: it cannot be observed.")
+        return self._scaled(hidden)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[list[torch.Tensor]]:
+        """Inside, what the head receives at every call ([b, t, d] float32, scaled by c) is appended to the list."""
+        hidden: list[torch.Tensor] = []
+        with visiting(lambda received: hidden.append(self._scaled(received))):
+            yield hidden
+
+    def _scaled(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = hidden.detach().float()
+        return hidden if self.description.logit_scale == 1 else hidden * self.description.logit_scale
+
+
+def load_model(
+    files: ModelFiles, *, device: str = "auto", dtype: str = "auto", progress: Progress = no_progress
+) -> LoadedModel:
+    """Loads a model and opens its head.
+
+    Args:
+        files: from `core.model.files.resolve`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; `auto` takes a GPU where torch has one.
+        dtype: precision of the model's body, one of `core.settings.DTYPES`; `auto` keeps the checkpoint's.
+        progress: see `core.settings.Progress`.
+
+    Raises:
+        InputError: no such device or precision.
+        AnalysisError: the model does not fit into memory, is of a kind that has no single output head, or its
+            logits are not reproduced; the message says which.
+    """
+    place = choose_device(device)
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype is {dtype}, but it must be one of {', '.join(DTYPES)}.")
+    config = read_config(files.folder, files.name)
+    refuse_unsupported(config, files.name)
+    require_ram(files.folder, dtype, str(place), files.name)
+    progress(f"Loading {files.name}", None)
+    with quiet_transformers():
+        tokenizer = _tokenizer(files)
+        module = _module(files, config, dtype).to(place)
+        progress(f"Checking the head of {files.name}", None)
+        model = open_head(files, module, tokenizer, place)
+    progress(f"Checking the head of {files.name}", 1.0)
+    return model
+
+
+def open_head(
+    files: ModelFiles, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> LoadedModel:
+    """Finds a model's head, describes it and checks it against the model; see `core.model.probe`."""
+    module.eval().requires_grad_(False)
+    layer = find_head(module, files.name)
+    install(layer)
+    inputs = module.get_input_embeddings().weight
+    rows, dim = layer.weight.shape
+    ids = probe_ids(lambda text: tokenizer.encode(text), min(rows, inputs.shape[0]), device)
+    options = _options(module)
+
+    def forward(token_ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return module(input_ids=token_ids, **options).logits
+
+    try:
+        scale, softcap = measure_output(forward, layer, ids, files.name)
+        bias = None if layer.bias is None else layer.bias.detach().float() * scale
+        is_token = token_rows(tokenizer.get_vocab(), rows)
+        head = Head(layer.weight.detach().float(), bias, softcap, is_token)
+        check = check_head(forward, layer, head, scale, ids, files.name)
+    except HeadscopeError:
+        raise
+    except Exception as error:  # a model's own code can fail in any way on a plain text
+        raise AnalysisError(f"{files.name} cannot run on a plain text ({_short(error)}).") from error
+    description = HeadDescription(
+        architecture=type(module).__name__,
+        vocab_size=rows,
+        tokens=int(is_token.sum()),
+        dim=dim,
+        tied=inputs.data_ptr() == layer.weight.data_ptr(),
+        bias=bias is not None,
+        softcap=softcap,
+        logit_scale=scale,
+        padded_rows=int((~is_token).sum()),
+        dtype=str(layer.weight.dtype).removeprefix("torch."),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+    )
+    return LoadedModel(files, module, tokenizer, head, description, check, device)
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device for a name in `core.settings.DEVICES`, or an `InputError` if this machine has none such."""
+    gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device == "auto":
+        return torch.device(gpu)
+    kind, _, index = device.partition(":")
+    available = ("cpu",) if gpu == "cpu" else ("cpu", gpu)
+    fine = kind in available and (not index or (kind == "cuda" and index.isdigit()))
+    if not fine or (index and int(index) >= torch.cuda.device_count()):
+        raise InputError(f"--device is {device}, but this machine has {' and '.join(available)}: choose one of them.")
+    return torch.device(device)
+
+
+def read_config(folder: Path, name: str) -> PretrainedConfig:
+    """A model's configuration, never by code that comes with it."""
+    from transformers import AutoConfig
+
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise AnalysisError(
+            f"transformers cannot read the configuration of {name} ({_short(error)}): choose a model that it supports."
+        ) from error
+
+
+def refuse_unsupported(config: PretrainedConfig, name: str) -> None:
+    """Raises `AnalysisError` for kinds of model that have no head of their own for the next token."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise AnalysisError(
+            f"{name} is an encoder–decoder ({config.model_type}), whose next token depends on a second text: choose "
+            "a causal (decoder-only) language model."
+        )
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if causal is None:
+        raise AnalysisError(
+            f"{name} is of type '{config.model_type}', for which transformers has no causal language model: choose "
+            "a causal (decoder-only) language model."
+        )
+    saved = getattr(config, "architectures", None) or []
+    known = {entry for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for entry in _names(names)}
+    if saved and all(hasattr(transformers, entry) and entry not in known for entry in saved):
+        raise AnalysisError(
+            f"{name} was saved as {saved[0]}, which has no output head for the next token: choose a checkpoint saved "
+            f"as {_names(causal)[0]}."
+        )
+
+
+def _names(entry: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else entry
+
+
+def _tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise AnalysisError(
+            f"The tokenizer of {files.name} cannot be loaded ({_short(error)}): save a tokenizer.json beside the model."
+        ) from error
+
+
+def _module(files: ModelFiles, config: PretrainedConfig, dtype: str) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    options |= {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True}
+    try:
+        module, report = AutoModelForCausalLM.from_pretrained(
+            files.folder, config=config, output_loading_info=True, **options
+        )
+    except Exception as error:
+        raise AnalysisError(f"transformers cannot load {files.name} ({_short(error)}).") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise AnalysisError(
+            f"The files of {files.name} lack {len(missing)} weights of {type(module).__name__} ({missing[0]}): it has "
+            "no complete output head or is damaged, so choose the causal language model of this family."
+        )
+    return module
+
+
+def _options(module: PreTrainedModel) -> dict[str, bool]:
+    """Arguments of a forward pass that save work, where the model knows them."""
+    known = inspect.signature(module.forward).parameters
+    return {"use_cache": False} if "use_cache" in known else {}
+
+
+def _short(error: Exception) -> str:
+    """The first line of an error of a library, for the middle of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text.rstrip(".") if len(text) <= 200 else text[:197] + "..."
+
+
+def doctor(
+    name: str,
+    *,
+    cache: Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress = no_progress,
+    local_paths: bool = True,
+) -> dict[str, object]:
+    """What a model's head is and whether it is reproduced exactly, as the JSON object of `headscope doctor`.
+
+    Raises:
+        InputError, AnalysisError: the model's files cannot be had. A model whose head is not supported raises
+            nothing: `supported` is False and `reason` says why.
+    """
+    files = resolve(name, cache=cache, progress=progress, local_paths=local_paths)
+    keys = ("architecture", "vocab_size", "tokens", "dim", "tied", "bias", "softcap", "logit_scale", "padded_rows")
+    answer: dict[str, object] = {"model": files.name, "revision": files.revision}
+    answer |= dict.fromkeys((*keys, "dtype", "parameters", "ram_bytes", "max_logit_error"))
+    answer |= {"tolerance": None, "half_precision_deviation": None, "device": None, "supported": False, "reason": None}
+    try:
+        answer["ram_bytes"] = estimate_ram(files.folder, dtype)
+        model = load_model(files, device=device, dtype=dtype, progress=progress)
+    except AnalysisError as error:
+        return answer | {"reason": str(error)}
+    answer |= vars(model.description) | vars(model.check)
+    return answer | {"device": str(model.device), "supported": True}

@@ -1,0 +1,193 @@
+"""What a model folder may hold, and what is read of it: safetensors weights, JSON and tokenizer text, never code.
+
+A safetensors file is a length (8 bytes), a JSON header of that length, and raw numbers; nothing in it can run.
+Pickled weights (`.bin`, `.pt`) can run anything, so they are refused by name, as is a model whose configuration
+asks for Python code of its own. The sum of a model's headers also tells its size before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+
+from core.errors import AnalysisError, InputError
+from core.settings import Progress, no_progress
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SIDE_FILES = re.compile(
+    r"config\.json|generation_config\.json|(tokenizer|special_tokens|added_tokens|vocab|chat_template)[\w.-]*\.json|"
+    r"tokenizer\.model|(vocab|merges)\.txt|spiece\.model|sentencepiece\.bpe\.model|chat_template\.[\w]+"
+)
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
+BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+MAX_HEADER = 100_000_000
+
+
+def check_names(names: Iterable[str], shown: str) -> None:
+    """Raises `InputError`, with what would help, if these file names are not those of a model that can be read."""
+    names = set(names)
+    if "adapter_config.json" in names:
+        raise InputError(f"{shown} holds an adapter: merge it into its base model, save that and name the result.")
+    if {SINGLE, INDEX}.isdisjoint(names):
+        pickled = sorted(name for name in names if name.endswith(PICKLES))
+        if pickled:
+            raise InputError(
+                f"{shown} has its weights only as pickles ({pickled[0]}), which could run any code and are never "
+                "read: choose a revision with safetensors, or convert it with save_pretrained where you trust it."
+            )
+        ggufs = sorted(name for name in names if name.lower().endswith(".gguf"))
+        if ggufs:
+            raise InputError(f"{shown} holds GGUF files ({ggufs[0]}): name one of the files itself, by its path.")
+        raise InputError(f"{shown} holds no {SINGLE} and no {INDEX}: name a model saved by save_pretrained.")
+    if "config.json" not in names:
+        raise InputError(f"{shown} holds weights but no config.json: name a model saved by save_pretrained.")
+
+
+def check_config(path: Path, shown: str) -> None:
+    """Raises `InputError` if `config.json` cannot be read or would make transformers run or read anything else."""
+    config = read_json(path, shown)
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise InputError(f"The config.json of {shown} names no model_type: name a model saved by save_pretrained.")
+    if "auto_map" in config and not _is_native(model_type):
+        raise InputError(
+            f"{shown} is of type '{model_type}', which transformers does not know and would run the model's own "
+            "Python code for (auto_map); that is never done here: choose a model that transformers supports itself."
+        )
+    for key, value in config.items():
+        if key == "transformers_weights" or (key.endswith("_implementation") and "/" in str(value)):
+            raise InputError(f"The config.json of {shown} points elsewhere with '{key}': remove that entry.")
+
+
+def _is_native(model_type: str) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
+
+
+def check_folder(folder: Path, shown: str) -> None:
+    """Raises `InputError` if `folder` is not a complete model that can be read."""
+    check_names((entry.name for entry in folder.iterdir() if entry.is_file()), shown)
+    missing = [path.name for path in weight_files(folder, shown) if not path.is_file()]
+    if missing:
+        raise InputError(f"{shown} lacks {missing[0]}, which its {INDEX} names: copy or download it again.")
+    check_config(folder / "config.json", shown)
+
+
+def weight_files(folder: Path, shown: str) -> list[Path]:
+    """The safetensors files that hold a model's weights, in the order transformers would choose them."""
+    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
+        return [folder / SINGLE]
+    return [folder / name for name in shard_names(folder / INDEX, shown)]
+
+
+def shard_names(index: Path, shown: str) -> list[str]:
+    """The file names in a `model.safetensors.index.json`; only plain names in the same folder are allowed."""
+    table = read_json(index, shown).get("weight_map")
+    names = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
+    if not names or not all(re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", name) for name in names):
+        raise InputError(f"The {INDEX} of {shown} does not list safetensors files beside it: download it again.")
+    return names
+
+
+def read_json(path: Path, shown: str) -> dict[str, object]:
+    """The object in a JSON file, or an `InputError` that names it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"The {path.name} of {shown} cannot be read as a JSON object: copy or download it again.")
+    return content
+
+
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name → (dtype, shape) of every tensor in a safetensors file, checked against the file's size.
+
+    Raises:
+        AnalysisError: the header is broken or promises more bytes than there are.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(MAX_HEADER, path.stat().st_size - 8):
+                raise ValueError("header length")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        tensors = {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        if end != path.stat().st_size - 8 - length:
+            raise ValueError("data length")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise AnalysisError(
+            f"The weights in {path.name} are broken or incomplete (its header does not describe the file): "
+            "copy or download the model again."
+        ) from error
+    return tensors
+
+
+def parameter_bytes(folder: Path, shown: str, width: int | None = None) -> tuple[int, int]:
+    """Number of parameters in a model's files, and the bytes they take (at `width` bytes each where one is given)."""
+    numbers = size = 0
+    for path in weight_files(folder, shown):
+        for dtype, shape in read_header(path).values():
+            numbers += prod(shape)
+            size += prod(shape) * (width or BYTES.get(dtype, 1))
+    return numbers, size
+
+
+def model_sha256(folder: Path, shown: str, cache: Path, progress: Progress = no_progress) -> str:
+    """One hash of everything the model's numbers depend on: its weights, configuration and tokenizer."""
+    side = (path for path in folder.iterdir() if path.is_file() and SIDE_FILES.fullmatch(path.name))
+    paths = sorted([*weight_files(folder, shown), *side], key=lambda path: path.name)
+    lines = [f"{path.name} {file_sha256(path, cache, progress)}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> str:
+    """SHA-256 of a file, remembered in `cache/hashes.json` for as long as size, time and inode stay the same."""
+    real = path.resolve()
+    stat = real.stat()
+    mark = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+    known = _known_hashes(cache).get(str(real), "").rpartition(" ")
+    if known[0] == mark:
+        return known[2]
+    digest, done = hashlib.sha256(), 0
+    with real.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            done += len(block)
+            progress(f"Checking {path.name}", done / max(stat.st_size, 1))
+    table = _known_hashes(cache) | {str(real): f"{mark} {digest.hexdigest()}"}
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the analysis
+        write_atomically(cache / "hashes.json", json.dumps(table, indent=0).encode())
+    return digest.hexdigest()
+
+
+def _known_hashes(cache: Path) -> dict[str, str]:
+    try:
+        table = json.loads((cache / "hashes.json").read_text(encoding="utf-8"))
+        return {str(key): str(value) for key, value in table.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,109 @@
+"""What the steps that need the model hand on to figures, commands and pages: plain values, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """A token that a user named. `note` explains a word of several tokens (its first is steered), else ""."""
+
+    id: int
+    token: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """The next-token distribution at a prompt, for the likeliest tokens and the steered ones, likeliest first.
+
+    Attributes:
+        token_ids, tokens: [k]. before, after: [k] probabilities. steered: [k] whether the token is edited.
+        others_factor: by which every token that is not steered was multiplied.
+        entropy_before, entropy_after: of the whole distribution, nats.
+    """
+
+    token_ids: Int64[np.ndarray, "k"]
+    tokens: tuple[str, ...]
+    before: Float64[np.ndarray, "k"]
+    after: Float64[np.ndarray, "k"]
+    steered: Bool[np.ndarray, "k"]
+    others_factor: float
+    entropy_before: float
+    entropy_after: float
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """How often a steered token was drawn, and how often it should have been.
+
+    Attributes:
+        before, after: occurrences in all texts of a side.
+        expected_before, expected_after: sum of its probability over the drawn steps, after temperature and truncation.
+        low, high: 95 % interval of `after` by bootstrap over texts (NaN for a single text).
+    """
+
+    id: int
+    token: str
+    before: int
+    after: int
+    expected_before: float
+    expected_after: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Texts sampled before and after an edit with the same noise.
+
+    Attributes:
+        before, after: token ids of each continuation, its end token among them.
+        before_tokens, after_tokens: the text of every token; before_texts, after_texts: decoded whole.
+        counts: one entry per steered token. steps_before, steps_after: tokens drawn per side.
+    """
+
+    prompt: str
+    before: tuple[tuple[int, ...], ...]
+    after: tuple[tuple[int, ...], ...]
+    before_tokens: tuple[tuple[str, ...], ...]
+    after_tokens: tuple[tuple[str, ...], ...]
+    before_texts: tuple[str, ...]
+    after_texts: tuple[str, ...]
+    counts: tuple[TokenCount, ...]
+    steps_before: int
+    steps_after: int
+
+
+@dataclass(frozen=True)
+class FewShotPoint:
+    """Steering whose direction was estimated from `positions` positions only, judged on held-out text.
+
+    Attributes:
+        realised_held_out: [k] of each token. log_error: median over tokens of |log(realised / target)|.
+    """
+
+    positions: int
+    realised_held_out: tuple[float, ...]
+    log_error: float
+
+
+@dataclass(frozen=True)
+class DirectionRow:
+    """One line of the comparison of directions: median |log(realised / target)| over tokens for each ratio.
+
+    Attributes:
+        held_out, fit: median over the tokens on held-out text and on the fitting part. reached: share of tokens for
+            which the calibration found a root (1.0 where nothing was calibrated).
+    """
+
+    direction: str
+    calibrated: bool
+    ratios: tuple[float, ...]
+    held_out: tuple[float, ...]
+    fit: tuple[float, ...]
+    reached: tuple[float, ...]

