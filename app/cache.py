@@ -7,6 +7,7 @@ function that may find nothing yet returns the job instead.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -21,8 +22,22 @@ from core.steering import Edit
 if TYPE_CHECKING:
     from core.analysis import Analysis
     from core.encoding import Encoding
-    from core.results import FewShotPoint, Generated, NextToken, TokenChoice
+    from core.model.head import HeadDescription
+    from core.model.probe import HeadCheck
+    from core.results import Generated, NextToken, TokenChoice
     from core.steering import Steering, SweepPoint
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """A loaded model in a few values: its head, how exactly it is reproduced, where it came from, RAM in bytes."""
+
+    description: HeadDescription
+    check: HeadCheck
+    revision: str | None
+    sha256: str
+    ram: int
+    device: str
 
 
 class _NotYet(Exception):
@@ -95,14 +110,113 @@ def _prepare(analysis: Analysis, progress: Progress) -> Analysis:
     return analysis
 
 
-def few_shot(choice: Choice, edits: tuple[Edit, ...], direction: str, sizes: tuple[int, ...]) -> FewShotJob:
-    """The key and work of the few-shot curve."""
-    key = ("few-shot", choice, edits, direction, sizes)
-    return FewShotJob(key, lambda progress: _prepared(choice).few_shot(edits, sizes, direction, progress))
+def few_shot_key(choice: Choice, edits: tuple[Edit, ...], direction: str) -> tuple[object, ...]:
+    return ("few-shot", choice, edits, direction)
 
 
-class FewShotJob:
-    """A job of the generation lane that starts only when it is asked to."""
+def few_shot(choice: Choice, edits: tuple[Edit, ...], direction: str) -> Job:
+    """The job of the few-shot curve; its result is a tuple of `FewShotPoint`."""
+    analysis = _prepared(choice)
+    return jobs.generation().submit(
+        few_shot_key(choice, edits, direction),
+        "Estimating from few positions",
+        lambda progress: analysis.few_shot(edits, direction=direction, progress=progress),
+    )
 
-    def __init__(self, key: tuple[object, ...], work: Callable[[Progress], tuple[FewShotPoint, ...] | Generated]) -> None:
-        self.key, self.work = key, work
+
+@dataclass(frozen=True)
+class Writing:
+    """How texts are to be sampled: the edit, the prompt, and the fields of `core.generate.Sampling`."""
+
+    edits: tuple[Edit, ...]
+    direction: str
+    calibrate: bool
+    prompt: str
+    chat: bool
+    samples: int = 8
+    new_tokens: int = 40
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def texts(choice: Choice, wanted: Writing) -> Job:
+    """The job that samples texts before and after; its result is a `Generated`."""
+    analysis = _prepared(choice)
+    return jobs.generation().submit(
+        ("texts", choice, wanted), "Writing samples", lambda progress: _write(analysis, wanted, progress)
+    )
+
+
+def find_texts(choice: Choice, wanted: Writing) -> Job | None:
+    return jobs.generation().find(("texts", choice, wanted))
+
+
+def _write(analysis: Analysis, wanted: Writing, progress: Progress) -> Generated:
+    from core.generate import Sampling
+
+    steering = analysis.steer(wanted.edits, wanted.direction, wanted.calibrate) if wanted.edits else None
+    sampling = Sampling(
+        wanted.samples, wanted.new_tokens, wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed
+    )
+    return analysis.generate(wanted.prompt, steering, sampling, chat=wanted.chat, progress=progress)
+
+
+# --- quick questions to a prepared analysis -------------------------------------------------------------------------
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def steer(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool) -> Steering:
+    return _prepared(choice).steer(edits, direction, calibrate)
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def baselines(choice: Choice, edits: tuple[Edit, ...]) -> tuple[Steering, ...]:
+    return _prepared(choice).baselines(edits)
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def sweep(
+    choice: Choice, edits: tuple[Edit, ...], ratios: tuple[float, ...], direction: str, calibrate: bool
+) -> tuple[SweepPoint, ...]:
+    return _prepared(choice).sweep(edits, ratios, direction, calibrate)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def next_token(
+    choice: Choice, prompt: str, chat: bool, edits: tuple[Edit, ...], direction: str, calibrate: bool
+) -> NextToken:
+    steering = steer(choice, edits, direction, calibrate) if edits else None
+    return _prepared(choice).next_token(prompt, steering, chat=chat)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def find_token(choice: Choice, text: str) -> TokenChoice:
+    return _prepared(choice).find_token(text)
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def has_chat_template(choice: Choice) -> bool:
+    return bool(_prepared(choice).loaded().tokenizer.chat_template)
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def head_facts(choice: Choice) -> HeadFacts:
+    """What the Model page says about a prepared analysis."""
+    from core.model.memory import estimate_ram
+
+    model = _prepared(choice).loaded()
+    ram = estimate_ram(model.files.folder, choice.settings.dtype)
+    return HeadFacts(model.description, model.check, model.files.revision, model.files.sha256, ram, str(model.device))
+
+
+@st.cache_resource(max_entries=48, show_spinner=False)
+def _chart(name: str, choice: Choice, look: Look, options: tuple[object, ...], _make: Callable[[], Chart]) -> Chart:
+    return _make()
+
+
+def chart(make: Callable[..., Chart], choice: Choice, encoding: Encoding, look: Look, *options: object) -> Chart:
+    """`make(encoding, look, *options)`, kept: the figures of tens of thousands of tokens take a moment to build."""
+    name = f"{make.__module__}.{make.__qualname__}"
+    return _chart(name, choice, look, options, lambda: make(encoding, look, *options))

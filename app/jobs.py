@@ -28,6 +28,10 @@ WATCHING = 3.0
 log = logging.getLogger("headscope")
 
 
+def now() -> float:
+    return time.monotonic()
+
+
 @dataclass(eq=False)
 class Job:
     """One piece of work and how far it is. Read by pages, written by its worker.
@@ -78,7 +82,7 @@ class Job:
 
 
 class Lane:
-    """Jobs done by `workers` threads, first come first served."""
+    """Jobs done by `workers` threads, first come first served; one that a page is showing goes before one nobody looks at."""
 
     def __init__(self, name: str, workers: int = 1) -> None:
         self._queue: deque[Job] = deque()
@@ -88,10 +92,10 @@ class Lane:
             threading.Thread(target=self._work, name=f"headscope-{name}-{number}", daemon=True).start()
 
     def submit(self, key: Hashable, title: str, work: Callable[[Progress], Any]) -> Job:
-        """The job with this key: the one that is there, unless it was cancelled or failed, or a new one."""
+        """The job with this key: the one that is there, however it ended (see `forget`), or a new one."""
         with self._change:
             job = self._jobs.get(key)
-            if job is None or job.state in ("cancelled", "failed"):
+            if job is None:
                 job = Job(key, title, work)
                 self._jobs[key] = job
                 self._queue.append(job)
@@ -131,7 +135,8 @@ class Lane:
             with self._change:
                 while not self._queue:
                     self._change.wait()
-                job = self._queue.popleft()
+                job = next((j for j in self._queue if j.watched_by_others("")), self._queue[0])
+                self._queue.remove(job)
                 job.state, job.started = "running", time.monotonic()
             _run(job)
 

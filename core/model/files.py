@@ -33,9 +33,7 @@ class ModelFiles:
     sha256: str
 
 
-def resolve(
-    name: str, *, cache: Path, progress: Progress = no_progress, local_paths: bool = True
-) -> ModelFiles:
+def resolve(name: str, *, cache: Path, progress: Progress = no_progress, local_paths: bool = True) -> ModelFiles:
     """Finds a model's files and brings them here first where they are not.
 
     Args:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Bool, Float32, Float64, Int
+from torch import Tensor, nn
 
 from core.errors import AnalysisError
 
@@ -63,12 +64,14 @@ class Head:
         is_token: [V] bool; False for rows that are no token.
     """
 
-    weight: torch.Tensor
-    bias: torch.Tensor | None
+    weight: Float32[Tensor, "V d"]
+    bias: Float32[Tensor, " V"] | None
     softcap: float | None
-    is_token: np.ndarray
+    is_token: Bool[np.ndarray, " V"]
 
-    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    def logits(
+        self, hidden: Float32[Tensor, "n d"], out: Float32[Tensor, "n V"] | None = None
+    ) -> Float32[Tensor, "n V"]:
         """Logits [n, V] float32 of hidden states [n, d] float32; `out` [n, V] is filled if it is given."""
         with torch.no_grad():
             values = torch.mm(hidden, self.weight.T, out=out)
@@ -78,7 +81,9 @@ class Head:
                 values.div_(self.softcap).tanh_().mul_(self.softcap)
         return values
 
-    def rows(self, ids: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rows(
+        self, ids: Sequence[int] | Int[np.ndarray, " k"]
+    ) -> tuple[Float64[np.ndarray, "k d"], Float64[np.ndarray, " k"]]:
         """Rows of E [k, d] and of the bias [k] (zeros if there is none) for `ids` [k], both float64."""
         index = torch.as_tensor(np.asarray(ids, dtype=np.int64), device=self.weight.device)
         weight = self.weight[index].cpu().numpy().astype(np.float64)
@@ -109,7 +114,7 @@ def find_head(module: nn.Module, name: str) -> nn.Linear:
     return head
 
 
-def token_rows(vocabulary: dict[str, int], rows: int) -> np.ndarray:
+def token_rows(vocabulary: dict[str, int], rows: int) -> Bool[np.ndarray, " {rows}"]:
     """[rows] bool: which rows of the output embedding belong to a token (the tokenizer may also know more)."""
     ids = np.fromiter(vocabulary.values(), dtype=np.int64, count=len(vocabulary))
     is_token = np.zeros(rows, dtype=bool)

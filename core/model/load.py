@@ -1,7 +1,7 @@
 """A causal language model in memory, with its head in the open and proven to be what the model computes.
 
-    >>> model = load_model(resolve("smollm2", cache=folder))                          # doctest: +SKIP
-    >>> model.head.logits(model.hidden_states(ids).flatten(0, 1))                     # doctest: +SKIP
+>>> model = load_model(resolve("smollm2", cache=folder))                          # doctest: +SKIP
+>>> model.head.logits(model.hidden_states(ids).flatten(0, 1))                     # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
+from jaxtyping import Float32, Int
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.files import ModelFiles, resolve
@@ -23,9 +26,6 @@ from core.model.memory import estimate_ram, require_ram
 from core.model.probe import HeadCheck, check_head, measure_output, probe_ids
 from core.model.quiet import quiet_transformers
 from core.settings import DTYPES, Progress, no_progress
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +50,12 @@ class LoadedModel:
     check: HeadCheck
     device: torch.device
 
-    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What the head receives for token ids [b, t]: [b, t, d] float32, scaled by c. The head itself is not run."""
+    def hidden_states(
+        self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"] | None = None
+    ) -> Float32[Tensor, "b t d"]:
+        """What the head receives for token ids, on the model's device and scaled by c. The head itself is not run."""
         mask = None if attention_mask is None else attention_mask.to(self.device)
-        hidden: torch.Tensor | None = None
+        hidden: Tensor | None = None
         with torch.no_grad(), visiting(stop):
             try:
                 self.module(input_ids=input_ids.to(self.device), attention_mask=mask, **_options(self.module))
@@ -64,13 +66,16 @@ class LoadedModel:
         return self._scaled(hidden)
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[list[torch.Tensor]]:
-        """Inside, what the head receives at every call ([b, t, d] float32, scaled by c) is appended to the list."""
-        hidden: list[torch.Tensor] = []
+    def recording(self) -> Iterator[list[Tensor]]:
+        """Inside, what the head receives at every call ([b, t, d] float32, scaled by c) is appended to the list.
+
+        `generate` runs the head on the last position only, so t is 1 there, also for the prompt.
+        """
+        hidden: list[Tensor] = []
         with visiting(lambda received: hidden.append(self._scaled(received))):
             yield hidden
 
-    def _scaled(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _scaled(self, hidden: Tensor) -> Tensor:
         hidden = hidden.detach().float()
         return hidden if self.description.logit_scale == 1 else hidden * self.description.logit_scale
 
@@ -100,7 +105,7 @@ def load_model(
     progress(f"Loading {files.name}", None)
     with quiet_transformers():
         tokenizer = _tokenizer(files)
-        module = _module(files, config, dtype).to(place)
+        module = _module(files, config, dtype, place)
         progress(f"Checking the head of {files.name}", None)
         model = open_head(files, module, tokenizer, place)
     progress(f"Checking the head of {files.name}", 1.0)
@@ -114,12 +119,12 @@ def open_head(
     module.eval().requires_grad_(False)
     layer = find_head(module, files.name)
     install(layer)
-    inputs = module.get_input_embeddings().weight
+    inputs = cast(Tensor, module.get_input_embeddings().weight)
     rows, dim = layer.weight.shape
     ids = probe_ids(lambda text: tokenizer.encode(text), min(rows, inputs.shape[0]), device)
     options = _options(module)
 
-    def forward(token_ids: torch.Tensor) -> torch.Tensor:
+    def forward(token_ids: Tensor) -> Tensor:
         with torch.no_grad():
             return module(input_ids=token_ids, **options).logits
 
@@ -162,7 +167,7 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def read_config(folder: Path, name: str) -> PretrainedConfig:
+def read_config(folder: Path, name: str) -> PreTrainedConfig:
     """A model's configuration, never by code that comes with it."""
     from transformers import AutoConfig
 
@@ -175,7 +180,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
         ) from error
 
 
-def refuse_unsupported(config: PretrainedConfig, name: str) -> None:
+def refuse_unsupported(config: PreTrainedConfig, name: str) -> None:
     """Raises `AnalysisError` for kinds of model that have no head of their own for the next token."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -215,15 +220,15 @@ def _tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _module(files: ModelFiles, config: PretrainedConfig, dtype: str) -> PreTrainedModel:
+def _module(files: ModelFiles, config: PreTrainedConfig, dtype: str, device: torch.device) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    loader: Any = AutoModelForCausalLM
     options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     options |= {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True}
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
-            files.folder, config=config, output_loading_info=True, **options
-        )
+        module, report = loader.from_pretrained(files.folder, config=config, output_loading_info=True, **options)
+        module = module.to(device)
     except Exception as error:
         raise AnalysisError(f"transformers cannot load {files.name} ({_short(error)}).") from error
     missing = sorted(report["missing_keys"])

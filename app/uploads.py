@@ -1,0 +1,34 @@
+"""Texts that visitors upload: kept as files under the cache, so that a reload still finds them; bounded in number."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+from core.store import Store
+
+KINDS = ("txt", "md", "jsonl", "csv", "parquet")
+MOST_MEGABYTES = 50
+KEPT = 20
+
+
+def keep(name: str, content: bytes) -> str:
+    """Write an upload under its hash and return the corpus name (a path) under which `core` reads it."""
+    folder = Store().folder / "uploads"
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip(".-")[-80:] or "text.txt"
+    place = folder / hashlib.sha256(content).hexdigest()[:16]
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / safe
+    if not path.is_file():
+        path.write_bytes(content)
+    older = sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)[KEPT:]
+    for entry in older:
+        shutil.rmtree(entry, ignore_errors=True)
+    return str(path)
+
+
+def title(corpus: str) -> str:
+    """A corpus as a menu shows it: a file by its name."""
+    return Path(corpus).name if ("/" in corpus or "\\" in corpus) and not corpus.startswith("hub:") else corpus

@@ -1,0 +1,1 @@
+"""One file per page: inputs, one question to `app.cache`, one figure."""

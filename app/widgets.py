@@ -1,0 +1,219 @@
+"""The few things every page is made of: a sentence, chips, a chart with its data, a job's progress, a problem.
+
+Texts of tokens, models and files are hostile until escaped: they reach the page as escaped HTML, as code spans or
+as cells of a table, never as Markdown.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+import pandas as pd
+import streamlit as st
+
+from app import cache, jobs, state
+from app.jobs import Job, Lane
+from app.state import Choice
+from core.errors import HeadscopeError
+from core.figures import Chart, words
+from core.tokens import visible
+
+if TYPE_CHECKING:
+    from core.analysis import Analysis
+    from core.encoding import Encoding
+
+T = TypeVar("T")
+
+STYLE = """
+.stMainBlockContainer {max-width: 1200px; padding-top: 3.2rem; padding-bottom: 4rem;}
+.hs-sentence {font-size: 1.3rem; line-height: 1.5; margin: 0 0 .4rem 0; max-width: 60rem; overflow-wrap: anywhere;}
+.hs-note {opacity: .78; line-height: 1.5; margin: 0; max-width: 60rem; overflow-wrap: anywhere;}
+.hs-chip {font-family: "Source Code Pro", ui-monospace, monospace; font-size: .92em; white-space: pre-wrap;
+  background: color-mix(in srgb, currentColor 9%, transparent); border-radius: .3em; padding: .05em .35em;}
+.hs-steered {background: color-mix(in srgb, HS_AFTER 26%, transparent); box-shadow: inset 0 -2px 0 HS_AFTER;}
+.hs-warning {border-left: 4px solid HS_WARNING; padding: .3rem 0 .3rem .8rem; margin: 0; max-width: 60rem; line-height: 1.5;}
+.hs-facts {display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem 1.5rem; margin: .4rem 0;}
+.hs-facts dt {font-size: .85rem; opacity: .75;}
+.hs-facts dd {margin: 0; font-size: 1.08rem; overflow-wrap: anywhere;}
+.hs-pair {display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: .4rem 2rem;
+  border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent); padding: .7rem 0;}
+.hs-pair div {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6;}
+.hs-pair h4 {font-size: .85rem; font-weight: 600; margin: 0; padding: 0 0 .2rem 0;}
+.hs-before h4 {color: HS_BEFORE;} .hs-after h4 {color: HS_AFTER;}
+.hs-changed {background: color-mix(in srgb, HS_AFTER 11%, transparent);}
+.hs-changed-before {background: color-mix(in srgb, HS_BEFORE 16%, transparent);}
+.st-key-job {min-height: 26rem;}
+"""
+
+
+def style() -> None:
+    """The page's own style sheet, in the colours of the theme that is shown."""
+    look = state.look()
+    sheet = STYLE.replace("HS_AFTER", look.after).replace("HS_BEFORE", look.before).replace("HS_WARNING", look.warning)
+    if look.type_size >= 20:
+        sheet += "html {font-size: 20px;}"
+    st.html(f"<style>{sheet}</style>")
+
+
+def chip(text: str, token_id: int | None = None, *, steered: bool = False) -> str:
+    """A token as HTML: monospaced, blanks visible, its id on hover."""
+    title = "" if token_id is None else f' title="id {token_id}"'
+    kind = "hs-chip hs-steered" if steered else "hs-chip"
+    return f'<span class="{kind}"{title}>{html.escape(visible(text))}</span>'
+
+
+def code_span(text: str) -> str:
+    """A token for labels, which are Markdown: as a code span, in which nothing else is markup."""
+    shown = visible(text) or "∅"
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{ticks}{pad}{shown}{pad}{ticks}"
+
+
+def plain(text: str) -> str:
+    """Any text as Markdown that reads the same: every sign that could be markup is escaped."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+
+
+def head(question: str, sentence: str = "") -> None:
+    """A page begins with its question and the sentence (HTML, already escaped) that answers it."""
+    st.title(question, anchor=False)
+    if sentence:
+        st.html(f'<p class="hs-sentence">{sentence}</p>')
+
+
+def note(text: str) -> None:
+    """A quiet line (HTML, already escaped)."""
+    st.html(f'<p class="hs-note">{text}</p>')
+
+
+def warning(text: str) -> None:
+    """Where a claim does not hold or a limit bites (HTML, already escaped)."""
+    st.html(f'<p class="hs-warning" role="note">{text}</p>')
+
+
+def problem(error: Exception | str) -> None:
+    """Something the visitor can mend, in one sentence; the rest of the page goes on."""
+    st.error(plain(str(error)))
+
+
+def facts(items: Iterable[tuple[str, str]]) -> None:
+    """A few named values in a grid (plain text)."""
+    cells = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in items)
+    st.html(f'<dl class="hs-facts">{cells}</dl>')
+
+
+def chart(item: Chart, key: str, title: str) -> None:
+    """A figure under its title, with its numbers one click away."""
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.markdown(f"**{title}**")
+        data(item.table, key)
+    config = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
+    st.plotly_chart(item.figure, key=key, theme=None, config=config, alt=item.summary)
+
+
+def data(table: pd.DataFrame, key: str, rows: int = 200) -> None:
+    """The numbers of a figure: the first rows to look at, all of them to download."""
+    with st.popover("Data", key=f"{key}-data"):
+        st.dataframe(shown(table.head(rows)), hide_index=True, height=min(360, 38 + 35 * min(len(table), rows)))
+        if len(table) > rows:
+            st.caption(f"The first {rows} of {len(table):,} rows; the file has them all.")
+        download(table, key)
+
+
+def download(table: pd.DataFrame, key: str) -> None:
+    """A CSV that is only written when somebody asks for it."""
+    st.download_button(
+        "Download CSV",
+        data=lambda: table.to_csv(index=False).encode(),
+        file_name=f"headscope-{key}.csv",
+        mime="text/csv",
+        key=f"{key}-csv",
+        on_click="ignore",
+    )
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as it is looked at: tokens with visible blanks, numbers with three significant digits."""
+    copy = table.copy()
+    for name in copy.columns:
+        if name == "token":
+            copy[name] = [visible(text) for text in copy[name]]
+        elif pd.api.types.is_float_dtype(copy[name]):
+            copy[name] = [float(f"{value:.4g}") for value in copy[name]]
+    return copy
+
+
+# --- work in progress -----------------------------------------------------------------------------------------------
+
+
+def need_encoding(choice: Choice) -> Encoding:
+    """The encoding; while it is being computed the page shows how far it is, and ends there."""
+    return _need(cache.encoding, choice)
+
+
+def need_prepared(choice: Choice) -> Analysis:
+    """The analysis with its model in memory; the page ends with the progress until it is."""
+    return _need(cache.prepared, choice)
+
+
+def _need(ask: Callable[[Choice], T | Job], choice: Choice) -> T:
+    try:
+        found = ask(choice)
+    except HeadscopeError as error:
+        problem(error)
+        st.stop()
+    if isinstance(found, Job):
+        progress(found, jobs.analyses())
+        st.stop()
+    return found
+
+
+def progress(job: Job, lane: Lane) -> None:
+    """A job from waiting to done, in a place that keeps its size; the page is drawn again when it is done."""
+    with st.container(key="job"):
+        _progress(job, lane)
+
+
+@st.fragment(run_every=0.5)
+def _progress(job: Job, lane: Lane) -> None:
+    me = state.session()
+    job.seen[me] = jobs.now()
+    if job.state == "done":
+        st.rerun()
+    if job.state in ("failed", "cancelled"):
+        _ended(job, lane)
+        return
+    if job.state == "waiting":
+        place = lane.place(job)
+        line = f"Waiting: number {place} in line." if place > 1 else "Waiting for its turn: next in line."
+        st.progress(0.0, text=line)
+    else:
+        left = job.seconds_left()
+        parts = [plain(job.phrase) or "Starting"]
+        if job.share is not None:
+            parts.append(f"{100 * job.share:.0f} %")
+        if left is not None:
+            parts.append(f"{words.duration(left)} left")
+        st.progress(min(1.0, max(0.0, job.share or 0.0)), text=" · ".join(parts))
+    note(f"{html.escape(job.title)}. It goes on if this page is closed; the result is kept.")
+    if st.button("Cancel", key="job-cancel", disabled=job.stop.is_set()):
+        others = job.watched_by_others(me)
+        if others:
+            st.toast(f"{words.plural(others, 'other visitor')} wait for this too, so it goes on.")
+        else:
+            lane.cancel(job)
+            st.rerun(scope="fragment")
+
+
+def _ended(job: Job, lane: Lane) -> None:
+    if job.state == "failed":
+        problem(job.error)
+    else:
+        st.info("Cancelled. What was finished so far is kept; starting again goes on from there.")
+    if st.button("Try again" if job.state == "failed" else "Start again", key="job-again"):
+        lane.forget(job.key)
+        st.rerun()

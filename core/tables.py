@@ -1,0 +1,57 @@
+"""Results as tables: what the CSV files and the pages' tables hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from core.encoding import Encoding
+from core.errors import InputError
+
+
+def weight_table(encoding: Encoding) -> pd.DataFrame:
+    """One row per dimension: dim, weight, stderr, t, p, saliency."""
+    return pd.DataFrame(
+        {
+            "dim": np.arange(encoding.dim),
+            "weight": encoding.weights,
+            "stderr": encoding.standard_errors,
+            "t": encoding.t_values,
+            "p": encoding.p_values,
+            "saliency": encoding.saliency,
+        }
+    )
+
+
+def token_table(encoding: Encoding) -> pd.DataFrame:
+    """One row per fitted token: id, token, kind, count, alpha, neg_log_alpha, predicted, residual (nats)."""
+    return pd.DataFrame(
+        {
+            "id": encoding.token_ids,
+            "token": encoding.tokens,
+            "kind": encoding.kinds,
+            "count": encoding.counts,
+            "alpha": encoding.alpha,
+            "neg_log_alpha": encoding.neg_log_alpha,
+            "predicted": encoding.predicted,
+            "residual": encoding.residual,
+        }
+    )
+
+
+def write_csv(table: pd.DataFrame, path: str) -> None:
+    """Write a table whole or not at all.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.writing")
+    try:
+        table.to_csv(temporary, index=False)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path!r} cannot be written: {error.strerror or error}.") from error
