@@ -157,9 +157,7 @@ def _write(analysis: Analysis, wanted: Writing, progress: Progress) -> Generated
     from core.generate import Sampling
 
     steering = analysis.steer(wanted.edits, wanted.direction, wanted.calibrate) if wanted.edits else None
-    sampling = Sampling(
-        wanted.samples, wanted.new_tokens, wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed
-    )
+    sampling = Sampling(wanted.samples, wanted.new_tokens, wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
     return analysis.generate(wanted.prompt, steering, sampling, chat=wanted.chat, progress=progress)
 
 

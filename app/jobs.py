@@ -82,7 +82,7 @@ class Job:
 
 
 class Lane:
-    """Jobs done by `workers` threads, first come first served; one that a page is showing goes before one nobody looks at."""
+    """Jobs done by `workers` threads, first come first served; one that a page shows goes first."""
 
     def __init__(self, name: str, workers: int = 1) -> None:
         self._queue: deque[Job] = deque()

@@ -1,5 +1,7 @@
 """Headscope's dashboard: the pages, in the order of the method."""
 
+from pathlib import Path
+
 import pandas  # noqa: F401  (here and at the top: never first imported by several sessions at once)
 import plotly.graph_objects  # noqa: F401
 import streamlit as st
@@ -23,6 +25,7 @@ PAGES = {
 }
 
 chosen = st.navigation(PAGES)
+st.logo(Path(__file__).with_name("logo.svg"), size="large")
 widgets.style()
 sidebar.draw()
 state.publish()

@@ -14,6 +14,7 @@ from app import preload
 
 @contextlib.asynccontextmanager
 async def lifespan(server: st.App) -> AsyncIterator[None]:
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     preload.start()
     yield
 
@@ -21,7 +22,10 @@ async def lifespan(server: st.App) -> AsyncIterator[None]:
 def on_script_error(error: Exception) -> bool:
     """A mistake of ours: the log gets the details, the page one sentence."""
     logging.getLogger("headscope").error("A page failed.", exc_info=error)
-    st.error("This page failed because of a mistake in Headscope. The terminal it runs in shows the details; reload to go on.")
+    st.error(
+        "This page failed because of a mistake in Headscope. The terminal it runs in shows the details; reload to "
+        "go on."
+    )
     return True
 
 

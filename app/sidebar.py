@@ -55,8 +55,8 @@ def _corpus() -> None:
         accept_new_options=True,
         key="corpus",
         help="The text over which probabilities are averaged. `sampler`: original prose that comes with Headscope. "
-        "`python-docs`: Python's help topics. `self:20000`: as many tokens written by the model itself. Or the path of "
-        "a .txt, .md, .jsonl, .csv or .parquet file, or of a folder of them.",
+        "`python-docs`: Python's help topics. `self:20000`: as many tokens written by the model itself. Or the "
+        "path of a .txt, .md, .jsonl, .csv or .parquet file, or of a folder of them.",
     )
     with st.popover("Upload a text", width="stretch"):
         st.file_uploader(
@@ -78,7 +78,7 @@ def _take_upload() -> None:
     content = file.getvalue()  # type: ignore[attr-defined]
     if len(content) > uploads.MOST_MEGABYTES * 2**20:
         state.choose(
-            upload_refused=f"The file has {words.size(len(content))}; at most {uploads.MOST_MEGABYTES} MB are taken here. "
+            upload_refused=f"The file has {words.size(len(content))}; at most {uploads.MOST_MEGABYTES} MB are taken. "
             "Give its path in the field Text instead."
         )
         return

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 import streamlit as st
@@ -194,6 +194,13 @@ def undo() -> None:
 
 def can_undo() -> bool:
     return bool(st.session_state.get("history"))
+
+
+def drop_unknown(known: Container[int]) -> None:
+    """Tokens that the model does not have, as a URL may name them, leave the list."""
+    kept = tuple(edit for edit in edits() if edit.token_id in known)
+    if len(kept) < len(edits()):
+        st.session_state["edit"] = kept
 
 
 def forget_edits() -> None:

@@ -34,10 +34,13 @@ STYLE = """
 .hs-chip {font-family: "Source Code Pro", ui-monospace, monospace; font-size: .92em; white-space: pre-wrap;
   background: color-mix(in srgb, currentColor 9%, transparent); border-radius: .3em; padding: .05em .35em;}
 .hs-steered {background: color-mix(in srgb, HS_AFTER 26%, transparent); box-shadow: inset 0 -2px 0 HS_AFTER;}
-.hs-warning {border-left: 4px solid HS_WARNING; padding: .3rem 0 .3rem .8rem; margin: 0; max-width: 60rem; line-height: 1.5;}
-.hs-facts {display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem 1.5rem; margin: .4rem 0;}
+.hs-warning {border-left: 4px solid HS_WARNING; padding: .3rem 0 .3rem .8rem; margin: 0;
+  max-width: 60rem; line-height: 1.5;}
+.hs-facts {display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem 1.5rem;
+  margin: .4rem 0 !important; padding: 0 !important;}
 .hs-facts dt {font-size: .85rem; opacity: .75;}
-.hs-facts dd {margin: 0; font-size: 1.08rem; overflow-wrap: anywhere;}
+.hs-facts dd {margin: 0 !important; padding: 0; font-size: 1.08rem; overflow-wrap: anywhere;}
+.hs-held-out dd {color: HS_HELD_OUT; text-decoration: underline dashed; text-underline-offset: .25em;}
 .hs-pair {display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: .4rem 2rem;
   border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent); padding: .7rem 0;}
 .hs-pair div {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6;}
@@ -49,10 +52,15 @@ STYLE = """
 """
 
 
+_HELD_OUT = ' class="hs-held-out"'
+
+
 def style() -> None:
     """The page's own style sheet, in the colours of the theme that is shown."""
     look = state.look()
-    sheet = STYLE.replace("HS_AFTER", look.after).replace("HS_BEFORE", look.before).replace("HS_WARNING", look.warning)
+    sheet = STYLE
+    for name in ("after", "before", "warning", "held_out"):
+        sheet = sheet.replace(f"HS_{name.upper()}", getattr(look, name))
     if look.type_size >= 20:
         sheet += "html {font-size: 20px;}"
     st.html(f"<style>{sheet}</style>")
@@ -82,7 +90,12 @@ def head(question: str, sentence: str = "") -> None:
     """A page begins with its question and the sentence (HTML, already escaped) that answers it."""
     st.title(question, anchor=False)
     if sentence:
-        st.html(f'<p class="hs-sentence">{sentence}</p>')
+        say(sentence)
+
+
+def say(sentence: str) -> None:
+    """The page's one sentence (HTML, already escaped)."""
+    st.html(f'<p class="hs-sentence">{sentence}</p>')
 
 
 def note(text: str) -> None:
@@ -102,7 +115,10 @@ def problem(error: Exception | str) -> None:
 
 def facts(items: Iterable[tuple[str, str]]) -> None:
     """A few named values in a grid (plain text)."""
-    cells = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in items)
+    cells = "".join(
+        f"<div{_HELD_OUT if 'held-out' in name else ''}><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+        for name, value in items
+    )
     st.html(f'<dl class="hs-facts">{cells}</dl>')
 
 

@@ -243,7 +243,8 @@ def _csv(file: Path, column: str | None) -> Iterator[str]:
     try:
         with pd.read_csv(file, chunksize=2048, dtype=str, keep_default_na=False, encoding="utf-8-sig") as frames:
             for frame in frames:
-                name = column or _text_column(file.name, {str(c): True for c in frame.columns})
+                words = {str(c): bool(pd.to_numeric(frame[c], errors="coerce").isna().any()) for c in frame.columns}
+                name = column or _text_column(file.name, words)
                 if name not in frame.columns:
                     raise InputError(f"{file.name!r} has no column {name!r}; it has {_listed(frame.columns)}.")
                 yield from frame[name]

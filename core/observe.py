@@ -39,9 +39,9 @@ HEAD_BLOCK_BYTES = 96 * 2**20
 FOLD_EVERY = 16
 
 
-def reservoir_capacity(dim: int, positions: int) -> int:
-    """Positions kept for a head of `dim` dimensions: all of them while they fit the bounds."""
-    return max(256, min(positions, RESERVOIR_MOST, RESERVOIR_BYTES // (4 * dim)))
+def reservoir_capacity(dim: int) -> int:
+    """Positions kept for a head of `dim` dimensions: the same for every shard of a corpus, so that they merge."""
+    return max(256, min(RESERVOIR_MOST, RESERVOIR_BYTES // (4 * dim)))
 
 
 def position_keys(positions: np.ndarray, seed: int) -> np.ndarray:
@@ -87,7 +87,7 @@ def _threshold(plan: Plan, held_out: bool, seed: int, dim: int) -> tuple[int, in
     """(capacity, largest key that stays): known before the pass, so that chunks keep only rows that will stay."""
     chunks = [chunk for chunk in plan.chunks if chunk.held_out == held_out]
     keys = np.concatenate([position_keys(chunk.positions[chunk.targets >= 0], seed) for chunk in chunks])
-    capacity = reservoir_capacity(dim, len(keys))
+    capacity = reservoir_capacity(dim)
     return capacity, int(np.partition(keys, capacity - 1)[capacity - 1] if capacity < len(keys) else keys.max())
 
 

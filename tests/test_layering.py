@@ -1,7 +1,7 @@
 """The arrows of the house go one way only, and torch is loaded only where it is needed.
 
-    errors, settings -> store, tokens, moments, results -> model, corpus -> observe -> encoding -> steering | pruning | dynamics
-    -> generate, export -> analysis -> figures, cli -> app
+    errors, settings -> store, tokens, moments, results -> model, corpus -> observe -> encoding
+    -> steering | pruning | dynamics -> generate, export -> analysis -> figures, cli -> app
 
 A room imports only from layers before its own. What is imported for type checking alone counts for the arrows but
 not for what gets loaded.
@@ -28,7 +28,7 @@ LAYERS = (
     {"observe"},
     {"encoding"},
     {"steering", "pruning", "dynamics"},
-    {"generate", "export"},
+    {"generate", "export", "tables"},
     {"analysis"},
     {"figures", "cli"},
 )

@@ -5,6 +5,7 @@ The weights are seeded and large, so that logits spread over several nats and a 
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,48 @@ def save(model: Any, folder: Path, *, seed: int = 0) -> Path:
 
 def _name_of(model: Any, wanted: torch.nn.Parameter) -> str:
     return next(name for name, parameter in model.named_parameters() if parameter is wanted)
+
+
+def tiny_gguf(path: Path, model: Path) -> Path:
+    """Writes a tiny llama folder as an fp32 GGUF file, laid out as llama.cpp's converter does, and returns `path`."""
+    import gguf
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = AutoModelForCausalLM.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    config = source.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    special = [gguf.TokenType.CONTROL if index < 3 else gguf.TokenType.NORMAL for index in range(len(tokenizer))]
+    writer.add_token_types(special)
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_pad_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in source.state_dict().items():
+        values = tensor.numpy()
+        for part, count in heads.items():
+            if part in name:  # llama.cpp keeps the two halves of a rotation side by side
+                rows = values.reshape(count, 2, -1, values.shape[1]).swapaxes(1, 2)
+                values = rows.reshape(values.shape).copy()
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)) or name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -6,9 +6,11 @@ import html
 
 import streamlit as st
 
-from app import cache, state, widgets
+from app import cache, jobs, state, uploads, widgets
 from app.cache import HeadFacts
+from app.jobs import Job
 from app.state import Choice
+from core.encoding import Encoding
 from core.figures import head, words
 
 QUESTION = "What am I looking at?"
@@ -21,17 +23,94 @@ def page() -> None:
         return
     st.title(QUESTION, anchor=False)
     encoding = widgets.need_encoding(choice)
-    sentence, details = st.container(), st.container()
-    with sentence:
-        widgets.sentence(f"<b>{html.escape(choice.model)}</b>: {_size(encoding.vocab_size, encoding.dim)}.")
-    analysis = widgets.need_prepared(choice)
-    del analysis
-    found = cache.head_facts(choice)
-    with sentence:
-        pass
-    with details:
-        _details(choice, found)
+    ready = cache.prepared(choice)
+    found = None if isinstance(ready, Job) else cache.head_facts(choice)
+    widgets.say(_sentence(choice, encoding, found))
+    widgets.facts(_facts(choice, encoding, found))
+    for told in (encoding.note, *encoding.warnings):
+        if told:
+            widgets.warning(html.escape(told))
+    if isinstance(ready, Job):
+        widgets.progress(ready, jobs.analyses())
+    elif found is not None:
+        _figures(encoding, found)
+    _reading()
 
 
-def _size(vocab: int, dim: int) -> str:
-    return f"{vocab:,} tokens × {dim:,} dimensions"
+def _welcome() -> None:
+    widgets.head(
+        "What do token probabilities look like from inside?",
+        "Headscope opens the output head of a language model: it measures how a token's average probability is "
+        "written into its embedding, and lets you change it.",
+    )
+    st.button("Start with SmolLM2-135M", type="primary", on_click=state.choose, kwargs={"model": "smollm2"})
+    widgets.note(
+        "A small English model: 93 MB are fetched once, then it is observed on a bundled text; a few minutes on two "
+        "cores. For another model, type its name, folder or file into the field on the left."
+    )
+
+
+def _sentence(choice: Choice, encoding: Encoding, found: HeadFacts | None) -> str:
+    size = f"<b>{encoding.vocab_size:,} tokens × {encoding.dim:,} dimensions</b>"
+    if found is None:
+        return f"{html.escape(choice.model)}: {size}."
+    kind = "tied head" if found.description.tied else "a head of its own"
+    error = found.check.max_logit_error
+    exact = "exactly" if error == 0 else f"to <b>{words.number(error, 2)}</b>"
+    return f"{html.escape(choice.model)}: {size}, {kind}; our logits equal the model's {exact}."
+
+
+def _facts(choice: Choice, encoding: Encoding, found: HeadFacts | None) -> list[tuple[str, str]]:
+    items = []
+    if found is not None:
+        told = found.description
+        items += [
+            ("Architecture", told.architecture),
+            ("Parameters", words.quantity(told.parameters)),
+            ("Head", _form(found)),
+            ("Memory needed", words.size(found.ram)),
+            ("Runs on", f"{found.device}, body in {told.dtype}"),
+            ("Revision", found.revision or f"sha256 {found.sha256[:12]}"),
+        ]
+    return [
+        *items,
+        ("Rows without a token", f"{encoding.padded_rows:,} padding, {encoding.excluded_rows:,} never probable"),
+        ("Text", f"{uploads.title(choice.corpus)}, {words.plural(encoding.documents, 'document')}"),
+        ("Positions that fit", f"{encoding.positions:,}"),
+        (
+            "Positions that judge",
+            f"{encoding.positions_held_out:,}, from {encoding.documents_held_out:,} other documents",
+        ),
+        ("Perplexity", f"{words.number(encoding.perplexity)}, held-out {words.number(encoding.perplexity_held_out)}"),
+    ]
+
+
+def _form(found: HeadFacts) -> str:
+    told = found.description
+    parts = ["tied to the input" if told.tied else "untied", "bias" if told.bias else "no bias"]
+    if told.softcap is not None:
+        parts.append(f"soft-capped at ±{words.number(told.softcap)}")
+    if told.logit_scale != 1:
+        parts.append(f"logits × {words.number(told.logit_scale)}")
+    return ", ".join(parts)
+
+
+def _figures(encoding: Encoding, found: HeadFacts) -> None:
+    look, told, check = state.look(), found.description, found.check
+    widgets.chart(
+        head.agreement(check.max_logit_error, check.tolerance, check.half_precision_deviation, look),
+        "agreement",
+        "Are these the model's own logits?",
+    )
+    share = head.parameter_share(encoding.vocab_size * encoding.dim, told.parameters, told.tied, look)
+    widgets.chart(share, "parameters", "How much of the model is its head?")
+
+
+def _reading() -> None:
+    with st.expander("How to read this"):
+        st.latex(r"\text{logits} = f\bigl(c\,(h E^{\top} + b)\bigr), \qquad p_w(x) = \frac{e^{z_w(x)}}{Z(x)}")
+        st.markdown(
+            "The output head turns what the last layer hands over, $h$, into one score per token. Headscope recomputes "
+            "these scores from $h$ in fp32 and compares them with the model's own. Everything on the other pages rests "
+            "on this agreement; a head that is not reproduced is refused, by name."
+        )

@@ -60,7 +60,7 @@ def fit_scatter(encoding: Encoding, look: Look, chosen: Sequence[int] = ()) -> C
         x=predicted.astype(np.float32),
         y=measured.astype(np.float32),
         mode="markers",
-        marker={"size": 3, "color": look.ours, "opacity": 0.22},
+        marker={"size": 3, "color": look.ours, "opacity": 0.14},
         text=[f"{name} · id {i}" for name, i in zip(labels(encoding.tokens), encoding.token_ids, strict=True)],
         hovertemplate="%{text}<br>measured %{y:.2f}, predicted %{x:.2f} nats<extra></extra>",
         showlegend=False,
@@ -144,9 +144,9 @@ def sparsity(encoding: Encoding, look: Look) -> Chart:
         }
     )
     figure = blank(look, x="dimensions used, most salient first", y="R²")
-    for column, name, dash, colour, position in (
-        ("r2_refitted", "refitted", "solid", look.ours, "top center"),
-        ("r2_kept", "weights kept as they are", "dash", look.before, "bottom center"),
+    for column, name, dash, colour in (
+        ("r2_refitted", "refitted", "solid", look.ours),
+        ("r2_kept", "weights kept as they are", "dash", look.before),
     ):
         figure.add_scatter(
             x=table["dims"],

@@ -8,9 +8,7 @@ from core.figures import words
 from core.figures.look import Chart, Look, blank
 
 
-def agreement(
-    max_logit_error: float, tolerance: float, half_precision_deviation: float | None, look: Look
-) -> Chart:
+def agreement(max_logit_error: float, tolerance: float, half_precision_deviation: float | None, look: Look) -> Chart:
     """Largest difference between our logits and the model's, next to what is tolerated."""
     rows = [("Headscope's logits", max_logit_error, look.ours, "circle"), ("allowed", tolerance, look.quiet, "line-ns")]
     if half_precision_deviation:
@@ -64,5 +62,7 @@ def parameter_share(head: int, total: int, tied: bool, look: Look) -> Chart:
     figure.update_layout(barmode="stack")
     figure.update_yaxes(visible=False)
     figure.update_xaxes(showgrid=False)
-    summary = f"The head holds {words.quantity(head)} of {words.quantity(total)} parameters, {words.percent(head / total)}."
+    summary = (
+        f"The head holds {words.quantity(head)} of {words.quantity(total)} parameters, {words.percent(head / total)}."
+    )
     return Chart(figure, summary, pd.DataFrame({"part": [p[0] for p in parts], "parameters": [p[1] for p in parts]}))

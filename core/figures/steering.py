@@ -49,7 +49,7 @@ def next_token(choice: NextToken, look: Look) -> Chart:
             cliponaxis=False,
             hovertemplate="%{x:.6~%}<extra>" + name + "</extra>",
         )
-    axis = token_axis(table["token"])
+    axis = token_axis(list(table["token"]))
     axis["ticktext"] = [
         f"<b>▸ {text}</b>" if steered else text
         for steered, text in zip(choice.steered, labels(choice.tokens), strict=True)
@@ -113,7 +113,7 @@ def asked_and_realised(steering: Steering, look: Look) -> Chart:
     values = table[["asked", "realised", "realised_held_out"]].to_numpy().clip(1e-6, 1e6)
     low, high = min(0.7, float(values.min()) / 1.5), max(1.4, float(values.max()) * 1.5)
     figure.update_xaxes(**ratio_axis(low, high))
-    figure.update_yaxes(**token_axis(table["token"]))
+    figure.update_yaxes(**token_axis(list(table["token"])))
     figure.add_vline(x=1, line={"color": look.quiet, "width": 1, "dash": "dot"})
     told = "; ".join(
         f"{t.token!r} asked {words.ratio(t.target)}, got {words.ratio(t.realised_held_out)} on held-out text"
@@ -297,7 +297,7 @@ def sampled_counts(counts: Sequence[TokenCount], steps: int, look: Look) -> Char
         name="after, 95 % interval over texts",
         hovertemplate="%{x}<extra>after</extra>",
     )
-    figure.update_yaxes(**token_axis(table["token"]))
+    figure.update_yaxes(**token_axis(list(table["token"])))
     figure.update_xaxes(rangemode="tozero")
     told = "; ".join(
         f"{c.token!r} {c.after} of {steps:,} tokens, {c.before} before; expected {words.number(c.expected_after)}"

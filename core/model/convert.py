@@ -38,7 +38,7 @@ def convert_gguf(path: Path, cache: Path, progress: Progress = no_progress) -> t
     sha256 = file_sha256(path, cache, progress)
     target = converted_folder(sha256, cache)
     if not target.is_dir():
-        with locked(target, progress), writing_to(target):
+        with writing_to(target), locked(target, progress):
             if not target.is_dir():
                 _convert(path, target, progress)
     return target, sha256
@@ -84,7 +84,7 @@ def _unpack(path: Path, folder: Path, progress: Progress) -> None:
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with quiet_transformers(), _telling(f"Unpacking {path.name} (once)", progress):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **place)
-        model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
         for mark in ("hf_quantizer", "quantization_method"):
             if hasattr(model, mark):
                 delattr(model, mark)

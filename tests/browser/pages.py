@@ -55,29 +55,46 @@ def visitor(
     watch = Watch(page)
     try:
         yield page
-        no_exception(page)
+        assert broken(page) == ""
         assert watch.problems == []
     finally:
         context.close()
+
+
+def broken(page: Page) -> str:
+    """What a page shows in place of what failed on it: Streamlit's traceback, or the dashboard's own sentence."""
+    boxes = page.locator("[data-testid=stException], [data-testid=stAlert]:has-text('mistake in Headscope')")
+    return " ".join(boxes.all_inner_texts())
 
 
 def settle(page: Page) -> None:
     """Wait until the script has run to its end. Wait for the awaited content first: this alone lags a key press."""
     page.locator(SETTLED).wait_for(state="attached")
     expect(page.locator("[data-testid=stSkeleton]")).to_have_count(0, timeout=PATIENCE)
-
-
-def no_exception(page: Page) -> None:
-    """Streamlit shows an exception that nobody caught as a box with its traceback."""
-    boxes = page.locator("[data-testid=stException]")
-    assert boxes.count() == 0, boxes.first.inner_text()
+    assert broken(page) == ""
 
 
 def visit(page: Page, path: str) -> None:
     """Open an address of the dashboard and wait until it stands."""
     page.goto(path)
+    page.get_by_role("heading", level=1).wait_for()
     settle(page)
-    no_exception(page)
+
+
+def until(page: Page, condition: str, value: object = None) -> None:
+    """Wait for a condition in the page's own language, but no longer than until the page shows a failure."""
+    failed = "document.querySelector('[data-testid=stException]') || document.body.innerText.includes('mistake in Headscope')"
+    page.wait_for_function(f"value => ({condition}) || {failed}", arg=value)
+    settle(page)
+
+
+def charts_drawn(page: Page, at_least: int = 1) -> None:
+    """Wait until that many charts stand on the page."""
+    until(
+        page,
+        "[...document.querySelectorAll('.js-plotly-plot')].filter(c => c._fullData?.length).length >= value",
+        at_least,
+    )
 
 
 def charts(page: Page) -> list[Any]:
@@ -90,14 +107,6 @@ def charts(page: Page) -> list[Any]:
                 x: Array.from(trace.x ?? []).slice(0, 2000), y: Array.from(trace.y ?? []).slice(0, 2000),
             })),
         }))"""
-    )
-
-
-def charts_drawn(page: Page, at_least: int = 1) -> None:
-    """Wait until that many charts stand on the page."""
-    page.wait_for_function(
-        "n => [...document.querySelectorAll('.js-plotly-plot')].filter(c => c._fullData?.length).length >= n",
-        arg=at_least,
     )
 
 

@@ -1,0 +1,138 @@
+"""The list of tokens to steer: add one, set its ratio, take it away, undo."""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+import streamlit as st
+
+from app import cache, state, widgets
+from app.state import Choice
+from core.encoding import Encoding
+from core.errors import HeadscopeError
+from core.figures import words
+from core.steering import Edit
+
+UP = (1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
+TENS = (10, 12, 15, 18, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 100)
+RATIOS = (*(1 / r for r in reversed(UP + TENS)), 1.0, *(float(r) for r in UP + TENS))
+FIRST_RATIO = 20.0
+SUGGESTED = 12
+
+
+def alphas(encoding: Encoding, edits: tuple[Edit, ...]) -> dict[int, tuple[str, float]]:
+    """Text and mean probability of each steered token; tokens that the model does not have are left out."""
+    found = {}
+    for edit in edits:
+        at = int(np.searchsorted(encoding.token_ids, edit.token_id))
+        if at < len(encoding.token_ids) and encoding.token_ids[at] == edit.token_id:
+            found[edit.token_id] = (encoding.tokens[at], float(encoding.alpha[at]))
+    return found
+
+
+def options(alpha: float) -> tuple[float, ...]:
+    """The ratios that a token of this mean probability can be asked for: r·alpha stays below 1."""
+    return tuple(ratio for ratio in RATIOS if ratio * alpha < 0.98) or RATIOS[:1]
+
+
+def draw(choice: Choice, encoding: Encoding) -> None:
+    """The list with its controls; call it inside the page's fragment."""
+    known = alphas(encoding, state.edits())
+    for edit in state.edits():
+        if edit.token_id in known:
+            _row(edit, *known[edit.token_id])
+    _add(choice, encoding)
+
+
+def _row(edit: Edit, token: str, alpha: float) -> None:
+    allowed = options(alpha)
+    key = f"ratio-{edit.token_id}-{state.edits_revision()}"
+    limit = f"; at most {words.ratio(1 / alpha)} is possible" if 1 / alpha < 100 else ""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.select_slider(
+            f"{widgets.code_span(token)} {words.one_in(alpha)} → {words.one_in(alpha * edit.ratio)}{limit}",
+            allowed,
+            value=state.nearest(edit.ratio, allowed),
+            format_func=words.ratio,
+            key=key,
+            on_change=state.change_ratio,
+            args=(edit.token_id, key),
+        )
+        st.button(
+            "✕",
+            key=f"remove-{edit.token_id}",
+            help="Take this token off the list",
+            on_click=state.remove_edit,
+            args=(edit.token_id,),
+        )
+
+
+def _add(choice: Choice, encoding: Encoding) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input(
+            "Add a token",
+            key="add-token",
+            placeholder="for example: river",
+            help="A blank before the word belongs to the token: ` river` and `river` are two. `id:123` names one by "
+            "its number.",
+        )
+        st.button("Undo", on_click=state.undo, disabled=not state.can_undo(), key="undo")
+        st.button("All to 1×", on_click=state.reset_ratios, disabled=not state.edits(), key="reset")
+        st.button("Remove all", on_click=state.set_edits, args=((),), disabled=not state.edits(), key="clear")
+    typed = str(state.chosen("add-token") or "")
+    if typed:
+        _suggest(choice, encoding, typed)
+
+
+def _suggest(choice: Choice, encoding: Encoding, typed: str) -> None:
+    """What the typed text may mean: as it stands, with a blank, capitalised, and tokens that contain it."""
+    found = candidates(encoding, typed)
+    note = ""
+    try:
+        exact = cache.find_token(choice, typed)
+        found = {exact.id: exact.token, **found}
+        note = exact.note
+        if not note and not typed.startswith((" ", "id:")):
+            spaced = cache.find_token(choice, " " + typed)
+            note = spaced.note
+    except HeadscopeError as error:
+        if not found:
+            widgets.problem(error)
+    if note:
+        widgets.note(html.escape(note))
+    if not found:
+        return
+    with st.container(horizontal=True):
+        for token_id, token in list(found.items())[:SUGGESTED]:
+            st.button(
+                widgets.code_span(token),
+                key=f"suggest-{token_id}",
+                on_click=_take,
+                args=(token_id, encoding),
+                help=f"id {token_id}",
+            )
+
+
+def candidates(encoding: Encoding, typed: str) -> dict[int, str]:
+    """Tokens whose letters are the typed ones, then tokens that begin with them; most probable first."""
+    bare = typed.strip().lower()
+    if not bare or typed.startswith("id:"):
+        return {}
+    texts = [text.strip().lower() for text in encoding.tokens]
+    same = [i for i, text in enumerate(texts) if text == bare]
+    begin = [i for i, text in enumerate(texts) if text != bare and text.startswith(bare)]
+    ranked = sorted(same, key=lambda i: -encoding.alpha[i]) + sorted(begin, key=lambda i: -encoding.alpha[i])
+    return {int(encoding.token_ids[i]): encoding.tokens[i] for i in ranked[:SUGGESTED]}
+
+
+def _take(token_id: int, encoding: Encoding) -> None:
+    known = alphas(encoding, (Edit(token_id, 1.0),))
+    if token_id not in known:
+        return
+    allowed = options(known[token_id][1])
+    try:
+        state.add_edit(token_id, state.nearest(FIRST_RATIO, allowed))
+        state.choose(**{"add-token": "", "edit_refused": ""})
+    except HeadscopeError as error:
+        state.choose(edit_refused=str(error))

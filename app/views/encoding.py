@@ -1,0 +1,163 @@
+"""Encoding: is a token's average probability written in its embedding?"""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import cache, state, widgets
+from app.state import Choice
+from core.encoding import Encoding
+from core.figures import Look, words
+from core.figures import encoding as figures
+
+QUESTION = "Is a token's average probability written in its embedding?"
+VIEWS = ("Fit", "Weights", "Sparsity", "Why", "Map", "Tokens")
+
+
+def page() -> None:
+    st.title(QUESTION, anchor=False)
+    choice = state.choice()
+    if choice is None:
+        widgets.note("Choose a model on the left first.")
+        return
+    encoding, look = widgets.need_encoding(choice), state.look()
+    widgets.say(_sentence(encoding))
+    for told in encoding.warnings:
+        widgets.warning(html.escape(told))
+    view = st.segmented_control(
+        "Figure", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params", label_visibility="collapsed"
+    )
+    draw = {"Fit": _fit, "Weights": _weights, "Sparsity": _sparsity, "Why": _why, "Map": _map, "Tokens": _tokens}
+    draw[view or VIEWS[0]](choice, encoding, look)
+
+
+def _sentence(encoding: Encoding) -> str:
+    low, high = sorted((encoding.r2_held_out_tokens, encoding.r2_held_out_text))
+    share = f"A straight line through its {encoding.dim:,} numbers explains <b>{100 * encoding.r2:.0f} %</b> of it"
+    spread = f"{100 * low:.0f} %" if f"{low:.2f}" == f"{high:.2f}" else f"{100 * low:.0f}–{100 * high:.0f} %"
+    return f"{share} ({spread} on tokens and text it has not seen)."
+
+
+def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
+    marked = tuple(edit.token_id for edit in state.edits())
+    chart = cache.chart(figures.fit_scatter, choice, encoding, look, marked)
+    widgets.chart(chart, "fit", f"{len(encoding.tokens):,} tokens, measured against predicted")
+    widgets.facts(
+        [
+            ("R², fitted tokens", f"{encoding.r2:.3f} (adjusted {encoding.r2_adjusted:.3f})"),
+            ("R², held-out tokens", f"{encoding.r2_held_out_tokens:.3f}"),
+            ("R², held-out text", f"{encoding.r2_held_out_text:.3f}"),
+            ("Spread around the line", f"{words.nats(encoding.residual_std)}, a factor of "
+             f"{words.number(float(np.exp(encoding.residual_std)), 2)}"),
+            ("Intercept B", f"{words.number(encoding.intercept)} ± {words.number(1.96 * encoding.intercept_error, 2)}"),
+            ("Condition number", words.number(encoding.condition_number)),
+        ]
+    )  # fmt: skip
+    if not marked:
+        widgets.note("Tokens that you add on the page Steering are marked here.")
+    with st.expander("How to read this"):
+        st.latex(r"-\log \alpha_w \approx A\cdot E_w + B, \qquad \alpha_w = \frac1N\sum_x p_w(x)")
+        st.markdown(
+            "Each point is a token: to the right of it stands what the line predicts from the token's row of the "
+            "output embedding, upwards what was measured as its mean probability over the text. On the dotted "
+            "diagonal both agree. **Held-out tokens**: the line is fitted on four fifths of the tokens and judged "
+            "on the rest, five times. **Held-out text**: probabilities of the same tokens on documents that were "
+            "not used. The claim would be wrong here if these two were near zero while the fit is high."
+        )
+
+
+def _weights(choice: Choice, encoding: Encoding, look: Look) -> None:
+    with st.container(horizontal=True):
+        what = st.segmented_control("Show", ("weight", "saliency"), default="weight", required=True, key="weights-what")
+        order = st.segmented_control(
+            "Order", ("salience", "index"), default="salience", required=True, key="weights-order"
+        )
+    chart = cache.chart(figures.weights, choice, encoding, look, what, order == "salience")
+    widgets.chart(chart, "weights", "The fitted direction, with 95 % intervals")
+    widgets.note(html.escape(chart.summary))
+    with st.expander("How to read this"):
+        st.latex(r"s_i = |A_i|\cdot\operatorname{std}(E_{\cdot i})")
+        st.markdown(
+            "A weight says how many nats rarer a token gets per unit of that dimension. Weights of columns with "
+            "different spread cannot be compared; the saliency can. Intervals are ±1.96 standard errors of the "
+            "linear model, which takes the tokens as independent."
+        )
+
+
+def _sparsity(choice: Choice, encoding: Encoding, look: Look) -> None:
+    chart = cache.chart(figures.sparsity, choice, encoding, look)
+    widgets.chart(chart, "sparsity", "How many dimensions does it take?")
+    widgets.note(html.escape(chart.summary))
+    with st.expander("How to read this"):
+        st.latex(r"d_{\mathrm{eff}} = \Bigl(\sum_i s_i\Bigr)^2 \Big/ \sum_i s_i^2")
+        st.markdown(
+            "Solid: the line is fitted again on only the most salient dimensions. Dashed: the weights of the full "
+            "fit are kept and the other dimensions dropped. R² is on the fitted tokens; the held-out values are "
+            "under *Fit*."
+        )
+
+
+def _why(choice: Choice, encoding: Encoding, look: Look) -> None:
+    chart = cache.chart(figures.predictors, choice, encoding, look)
+    widgets.chart(chart, "predictors", "From no fitted number to the fitted line")
+    widgets.facts(
+        [
+            ("Direction A against −mean(h)", f"cosine {encoding.cosine_minus_mean_hidden:.3f}"),
+            ("Tokens per dimension, V/d", words.number(encoding.output_space_ratio)),
+            ("log Z between contexts", f"{words.number(encoding.log_z_mean)} ± {words.nats(encoding.log_z_std)}"),
+        ]
+    )
+    if encoding.log_z_std > 1:
+        widgets.warning(
+            "“Concentrated logits” does not hold for this model: log Z spreads by "
+            f"<b>{words.nats(encoding.log_z_std)}</b> between contexts, and far less than 1 would be needed. The "
+            f"encoding does hold (R² {encoding.r2:.2f}): it does not rest on that premise here."
+        )
+    with st.expander("How to read this"):
+        st.latex(
+            r"-\log\alpha_w \approx -E_w\cdot\mu + \overline{\log Z}"
+            r" - \tfrac12\operatorname{Var}(E_w\cdot h-\log Z)"
+        )
+        st.markdown(
+            "First order uses only the mean of $h$ (μ) and of log Z; second order adds how much the logit varies. "
+            "Neither has a fitted number, so bars show the squared correlation, which forgives an offset and a "
+            "scale; the plain R² is in the data. For the two fits both are the same. If A were not close to −μ, "
+            "the explanation would fail."
+        )
+
+
+def _map(choice: Choice, encoding: Encoding, look: Look) -> None:
+    chart = cache.chart(figures.output_space, choice, encoding, look)
+    widgets.chart(chart, "map", "The output embedding on its two main axes")
+    widgets.note(html.escape(chart.summary))
+
+
+def _tokens(choice: Choice, encoding: Encoding, look: Look) -> None:
+    table = figures.token_table(encoding)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        wanted = st.text_input("Contains", key="tokens-search", placeholder="river", persist_state="session")
+        kinds = sorted(set(encoding.kinds))
+        kind = st.selectbox("Kind", ["all kinds", *kinds], key="tokens-kind", persist_state="session")
+        order = st.selectbox("Sorted by", ["largest residual", "most probable", "id"], key="tokens-order")
+    table = _chosen(table, wanted or "", kind, order)
+    widgets.note(
+        f"{words.plural(len(table), 'token')}; residual = measured − predicted, nats: positive is rarer than its "
+        "embedding says."
+    )
+    st.dataframe(widgets.shown(table.head(500)), hide_index=True, height=look.height, key="tokens-table")
+    widgets.download(table, "tokens")
+
+
+def _chosen(table: pd.DataFrame, wanted: str, kind: str, order: str) -> pd.DataFrame:
+    if wanted:
+        table = table[table["token"].str.contains(wanted, case=False, regex=False)]
+    if kind != "all kinds":
+        table = table[table["kind"] == kind]
+    if order == "id":
+        return table
+    by = -table["residual"].abs() if order == "largest residual" else -table["alpha"]
+    return table.loc[by.sort_values(kind="stable").index]

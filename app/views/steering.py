@@ -1,0 +1,172 @@
+"""Steering: can I turn that knob?"""
+
+from __future__ import annotations
+
+import html
+
+import streamlit as st
+
+from app import cache, edits, jobs, state, widgets
+from app.state import Choice
+from core.encoding import Encoding
+from core.errors import HeadscopeError
+from core.figures import steering as figures
+from core.figures import words
+from core.steering import Steering
+
+QUESTION = "Can I turn that knob?"
+VIEWS = ("Prompt", "Result", "Range", "Side effects", "Few positions")
+
+
+def page() -> None:
+    st.title(QUESTION, anchor=False)
+    choice = state.choice()
+    if choice is None:
+        widgets.note("Choose a model on the left first.")
+        return
+    encoding = widgets.need_encoding(choice)
+    widgets.need_prepared(choice)
+    _bench(choice, encoding)
+
+
+@st.fragment
+def _bench(choice: Choice, encoding: Encoding) -> None:
+    """Sliders and figure together, so that a slider draws only this part anew."""
+    state.drop_unknown(edits.alphas(encoding, state.edits()))
+    place = st.container()
+    edits.draw(choice, encoding)
+    if refused := state.chosen("edit_refused"):
+        widgets.problem(str(refused))
+    direction, calibrate = _controls()
+    state.publish()
+    if not state.edits():
+        with place:
+            widgets.say("Add a token below and say how many times as often it should come.")
+        return
+    try:
+        steering = cache.steer(choice, state.edits(), direction, calibrate)
+    except HeadscopeError as error:
+        with place:
+            widgets.say("Not like this:")
+            widgets.problem(error)
+        return
+    with place:
+        widgets.say(_sentence(steering))
+    view = st.segmented_control(
+        "Figure", VIEWS, default=VIEWS[0], required=True, key="steering-view", label_visibility="collapsed",
+        persist_state="session",
+    )  # fmt: skip
+    draw = {"Prompt": _prompt, "Result": _result, "Range": _range, "Side effects": _costs, "Few positions": _few}
+    draw[view or VIEWS[0]](choice, steering)
+
+
+def _sentence(steering: Steering) -> str:
+    told = [
+        f"{widgets.chip(t.token, t.id, steered=True)} asked {words.ratio(t.target)}, got "
+        f"<b>{words.ratio(t.realised_held_out)}</b>"
+        for t in steering.tokens
+    ]
+    return (
+        f"{'; '.join(told)} on new text. The rest of the distribution moved by "
+        f"<b>{words.nats(steering.others_drift)}</b>."
+    )
+
+
+def _controls() -> tuple[str, bool]:
+    with st.expander("Direction and calibration"):
+        direction = st.selectbox(
+            "Direction",
+            state.DIRECTION_CHOICES,
+            key="direction",
+            persist_state="session",
+            help="Along which the token's row moves. minimum-variance (ours) shifts the logit most evenly over "
+            "contexts; saliency, least-norm, uniform and top-k are readings of the paper's Ω; random is a baseline.",
+        )
+        calibrate = st.toggle(
+            "Calibrate the step",
+            key="calibrate",
+            persist_state="session",
+            help="Solve for the step at which the mean ratio on the fitting text is exact. Off: log r as it is.",
+        )
+        st.latex(
+            r"E_w \leftarrow E_w + \Delta E,\qquad \Delta E = \log(r)\,\frac{\Sigma^{-1}\mu}{\mu^{\top}\Sigma^{-1}\mu}"
+            r"\quad\text{or the paper's}\quad -\log(r)\,\Omega A^{-1}"
+        )
+    return direction, calibrate
+
+
+def _prompt(choice: Choice, steering: Steering) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        prompt = st.text_input(
+            "Prompt", key="prompt", persist_state="session", help="What comes next? Press Enter after a change."
+        )
+        chat = cache.has_chat_template(choice) and st.toggle(
+            "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
+        )
+    try:
+        asked = state.edits()
+        found = cache.next_token(choice, prompt or "", chat, asked, steering.direction, bool(state.chosen("calibrate")))
+    except HeadscopeError as error:
+        widgets.problem(error)
+        return
+    widgets.chart(figures.next_token(found, state.look()), "next", "The next token at this prompt")
+    widgets.note(
+        f"Here every other token is multiplied by {words.number(found.others_factor, 4)}; entropy "
+        f"{words.number(found.entropy_before)} before, {words.nats(found.entropy_after)} after. The ratio at one "
+        "prompt differs from the mean over a text, which is what was asked."
+    )
+
+
+def _result(choice: Choice, steering: Steering) -> None:
+    chart = figures.asked_and_realised(steering, state.look())
+    widgets.chart(chart, "result", "Asked, and realised on text it has and has not seen")
+    for t in steering.tokens:
+        widgets.note(
+            f"{widgets.chip(t.token, t.id)} {words.one_in(t.alpha)}: its row moves by "
+            f"{words.percent(t.share_of_row)} of its length; at most {words.ratio(t.max_ratio)} is possible."
+        )
+
+
+def _range(choice: Choice, steering: Steering) -> None:
+    first = steering.tokens[0]
+    ratios = tuple(r for r in (*edits.RATIOS[::4], first.target) if r < first.max_ratio)
+    points = cache.sweep(
+        choice, state.edits(), tuple(sorted(set(ratios))), steering.direction, bool(state.chosen("calibrate"))
+    )
+    if not points:
+        widgets.note("No ratio can be reached along this direction.")
+        return
+    chart = figures.sweep(points, steering, state.look())
+    widgets.chart(chart, "range", "Realised against asked, over the whole range")
+    widgets.note(
+        html.escape(chart.summary) + (" The first token of the list is shown." if len(steering.tokens) > 1 else "")
+    )
+
+
+def _costs(choice: Choice, steering: Steering) -> None:
+    try:
+        others = cache.baselines(choice, state.edits())
+    except HeadscopeError as error:
+        widgets.problem(error)
+        others = ()
+    chart = figures.side_effects((steering, *others), state.look())
+    widgets.chart(chart, "costs", "What else moves, on held-out text")
+    widgets.note(
+        "Grey: a constant logit bias of log r (the ceiling, but no change of the embedding) and a random direction "
+        "scaled to the same mean shift."
+    )
+
+
+def _few(choice: Choice, steering: Steering) -> None:
+    job = jobs.generation().find(cache.few_shot_key(choice, state.edits(), steering.direction))
+    if job is None:
+        widgets.note("How good is the edit if its direction is estimated from 16, 64, … positions only? Uncalibrated.")
+        if st.button("Measure", type="primary", key="few-start"):
+            cache.few_shot(choice, state.edits(), steering.direction)
+            st.rerun()
+    elif job.state != "done":
+        widgets.progress(job, jobs.generation())
+    else:
+        chart = figures.few_shot(job.result, steering.tokens[0].target, state.look())
+        widgets.chart(chart, "few", "Estimated from few positions")
+        widgets.note(html.escape(chart.summary))

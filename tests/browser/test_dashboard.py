@@ -1,0 +1,201 @@
+"""What a person does on the dashboard, in a real browser: look, steer, write, reload, come back, make mistakes.
+
+`page` and `new_page` fail at the end on console errors, on requests to other hosts and on boxes of exceptions,
+`server` on tracebacks in its log.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import NewPage
+from tests.browser.pages import PATIENCE, charts, charts_drawn, settle, text_of, until, visit
+
+PAGES = ("", "encoding", "steering", "samples", "method")
+HOSTILE = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'>**b** $x$ :red[y]"
+
+expect.set_options(timeout=PATIENCE)
+
+
+def sentence(page: Page) -> str:
+    return page.locator(".hs-sentence").first.inner_text()
+
+
+def problems(page: Page) -> Locator:
+    """The boxes that tell, in a sentence, what is wrong."""
+    return page.locator("[data-testid=stAlert]")
+
+
+def add_token(page: Page, text: str) -> Locator:
+    """Type a token, take the first suggestion; returns its slider."""
+    before = page.get_by_role("slider").count()
+    box = page.get_by_role("textbox", name="Add a token")
+    box.fill(text)
+    box.press("Enter")
+    page.get_by_role("button", name=text.replace(" ", "␣"), exact=True).click()
+    expect(page.get_by_role("slider")).to_have_count(before + 1)
+    return page.get_by_role("slider").nth(before)
+
+
+def press(page: Page, slider: Locator, key: str) -> str:
+    """Press a key on a slider, wait for the sentence to follow, and return the slider's new value."""
+    before = sentence(page)
+    slider.focus()
+    slider.press(key)
+    expect(page.locator(".hs-sentence").first).not_to_have_text(before)
+    settle(page)
+    return slider.get_attribute("aria-valuetext") or ""
+
+
+def test_the_first_visit_ends_at_a_fit(page: Page, first_visit: str) -> None:
+    visit(page, f"/encoding?{first_visit}")
+    charts_drawn(page)
+    assert re.search(r"explains \d\d % of it \(\d\d–\d\d % on tokens and text it has not seen\)", sentence(page))
+    scatter = charts(page)[0]["data"][0]
+    assert scatter["type"] == "scattergl"
+    assert len(scatter["x"]) >= 1000
+
+
+@pytest.mark.parametrize("view", ["Fit", "Weights", "Sparsity", "Why", "Map"])
+def test_every_figure_of_the_encoding(page: Page, first_visit: str, view: str) -> None:
+    visit(page, f"/encoding?{first_visit}&view={view}")
+    charts_drawn(page)
+    assert page.get_by_role("radio", name=view, exact=True).is_checked()
+    assert any(len(trace["x"]) for trace in charts(page)[0]["data"])
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_stands(new_page: NewPage, first_visit: str, name: str, width: int) -> None:
+    page = new_page(width=width)
+    visit(page, f"/{name}?{first_visit}&edit=4626:20")
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    if name in {"", "encoding", "steering"}:
+        charts_drawn(page)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width, "the page is wider than the screen"
+
+
+def test_steering_by_keyboard(page: Page, first_visit: str) -> None:
+    visit(page, f"/steering?{first_visit}")
+    slider = add_token(page, " river")
+    charts_drawn(page)
+    assert slider.get_attribute("aria-valuetext") == "20×"
+    assert re.search(r"␣river asked 20×, got [\d.]+× on new text", sentence(page))
+    before = charts(page)[0]["data"]
+    assert press(page, slider, "ArrowRight") == "25×"
+    until(
+        page,
+        "document.querySelector('.js-plotly-plot')?._fullData?.[1]?.x.some(x => !value.includes(x))",
+        before[1]["x"],
+    )
+    after = charts(page)[0]["data"]
+    assert after[0]["x"] == before[0]["x"]  # the model as it is
+    assert max(after[1]["x"]) > max(before[1]["x"])  # ` river` at this prompt
+    assert "␣river asked 25×" in sentence(page)
+
+
+def test_every_view_of_steering(page: Page, first_visit: str) -> None:
+    visit(page, f"/steering?{first_visit}&edit=4626:5")
+    for view in ("Prompt", "Result", "Range", "Side effects"):
+        page.get_by_role("radio", name=view, exact=True).click()
+        expect(page.get_by_role("radio", name=view, exact=True)).to_be_checked()
+        charts_drawn(page)
+
+
+def test_a_reload_keeps_the_edit(page: Page, first_visit: str) -> None:
+    visit(page, f"/steering?{first_visit}")
+    value = press(page, add_token(page, " river"), "ArrowLeft")
+    told = sentence(page)
+    page.reload()
+    slider = page.get_by_role("slider")
+    expect(slider).to_have_attribute("aria-valuetext", value)
+    settle(page)
+    assert sentence(page) == told
+
+
+def test_two_visitors_do_not_see_each_other(new_page: NewPage, first_visit: str) -> None:
+    first, second = new_page(), new_page()
+    for page in (first, second):
+        visit(page, f"/steering?{first_visit}")
+    of_first = add_token(first, " river")
+    of_second = add_token(second, " Paris")
+    press(first, of_first, "ArrowRight")
+    press(second, of_second, "ArrowLeft")
+    assert "river asked 25×" in sentence(first)
+    assert "Paris" not in text_of(first)
+    assert "Paris asked 18×" in sentence(second)
+    assert "river" not in sentence(second)
+
+
+def test_samples_before_and_after(page: Page, first_visit: str) -> None:
+    visit(page, f"/samples?{first_visit}&edit=4626:100")
+    page.get_by_role("spinbutton", name="Texts per side").fill("2")
+    page.get_by_role("spinbutton", name="New tokens").fill("12")
+    page.get_by_role("button", name="Write").click()
+    until(page, "document.querySelectorAll('.hs-pair').length === 2")
+    charts_drawn(page)
+    assert re.search(r"␣river \d+ of 24 tokens, \d+ before; expected [\d.]+\.", sentence(page))
+
+
+def test_hostile_text_stays_text(page: Page, first_visit: str) -> None:
+    visit(page, f"/steering?{first_visit}&edit=4626:20")
+    charts_drawn(page)
+    prompt = page.get_by_role("textbox", name="Prompt")
+    prompt.fill(HOSTILE)
+    prompt.press("Enter")
+    add = page.get_by_role("textbox", name="Add a token")
+    add.fill(HOSTILE)
+    add.press("Enter")
+    page.get_by_text(re.compile(r"&lt;script|<script")).first.wait_for()
+    settle(page)
+    visit(page, "/encoding?model=" + HOSTILE.replace("$", "%24").replace(" ", "%20"))
+    expect(problems(page).first).to_contain_text("<script>window.broken = 1</script>")
+    assert page.evaluate("window.broken") is None
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_prompt_that_is_too_long(page: Page, first_visit: str) -> None:
+    visit(page, f"/steering?{first_visit}&edit=4626:20")
+    charts_drawn(page)
+    prompt = page.get_by_role("textbox", name="Prompt")
+    prompt.fill("word " * 10_000)
+    prompt.press("Enter")
+    expect(problems(page)).to_contain_text(re.compile(r"The prompt has [\d,]+ (characters|tokens).*shorten"))
+
+
+def test_a_model_that_is_not_there(page: Page) -> None:
+    visit(page, "/")
+    box = page.get_by_role("combobox", name="Model")
+    box.fill("no-such-model")
+    box.press("Enter")
+    expect(problems(page)).to_contain_text("There is no folder 'no-such-model'")
+    expect(problems(page)).to_contain_text("smollm2")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("picture.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" * 50, "binary"),
+        ("empty.txt", b"", "empty|no text"),
+        ("latin.txt", b"caf\xe9 " * 500, "UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_text(page: Page, first_visit: str, name: str, content: bytes, told: str) -> None:
+    visit(page, f"/encoding?{first_visit}")
+    page.get_by_role("button", name="Upload a text").click()
+    page.locator("input[type=file]").set_input_files([{"name": name, "mimeType": "text/plain", "buffer": content}])
+    expect(problems(page).first).to_contain_text(re.compile(told))
+
+
+def test_a_file_that_is_too_large(page: Page, first_visit: str, tmp_path: Path) -> None:
+    large = tmp_path / "large.txt"
+    with large.open("wb") as file:
+        file.truncate(200 * 2**20)
+    visit(page, f"/encoding?{first_visit}")
+    page.get_by_role("button", name="Upload a text").click()
+    page.locator("input[type=file]").set_input_files(large)
+    page.get_by_text(re.compile("must be 50.*MB or smaller|at most 50.*MB")).first.wait_for()

