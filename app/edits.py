@@ -91,7 +91,7 @@ def _suggest(choice: Choice, encoding: Encoding, typed: str) -> None:
     note = ""
     try:
         exact = cache.find_token(choice, typed)
-        found = {exact.id: exact.token, **found}
+        found = {exact.id: exact.token, **found} if typed[0].isspace() or exact.id not in found else found
         note = exact.note
         if not note and not typed.startswith((" ", "id:")):
             spaced = cache.find_token(choice, " " + typed)

@@ -7,21 +7,20 @@ import plotly.graph_objects  # noqa: F401
 import streamlit as st
 
 from app import sidebar, state, widgets
-from app.views import encoding, method, model, samples, steering
 
 st.set_page_config(page_title="Headscope", page_icon="🔭", layout="wide")
 state.start()
 
 PAGES = {
     "Look": [
-        st.Page(model.page, title="Model", url_path="model", default=True),
-        st.Page(encoding.page, title="Encoding", url_path="encoding"),
+        st.Page("views/model.py", title="Model", url_path="model", default=True),
+        st.Page("views/encoding.py", title="Encoding", url_path="encoding"),
     ],
     "Change": [
-        st.Page(steering.page, title="Steering", url_path="steering"),
-        st.Page(samples.page, title="Samples", url_path="samples"),
+        st.Page("views/steering.py", title="Steering", url_path="steering"),
+        st.Page("views/samples.py", title="Samples", url_path="samples"),
     ],
-    "About": [st.Page(method.page, title="Method", url_path="method")],
+    "About": [st.Page("views/method.py", title="Method", url_path="method")],
 }
 
 chosen = st.navigation(PAGES)

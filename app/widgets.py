@@ -61,6 +61,8 @@ def style() -> None:
     sheet = STYLE
     for name in ("after", "before", "warning", "held_out"):
         sheet = sheet.replace(f"HS_{name.upper()}", getattr(look, name))
+    if look.dark:
+        sheet += 'button[kind^="primary"], button[kind^="primary"] p {color: #0B1118 !important;}'
     if look.type_size >= 20:
         sheet += "html {font-size: 20px;}"
     st.html(f"<style>{sheet}</style>")
@@ -131,12 +133,12 @@ def chart(item: Chart, key: str, title: str) -> None:
     st.plotly_chart(item.figure, key=key, theme=None, config=config, alt=item.summary)
 
 
-def data(table: pd.DataFrame, key: str, rows: int = 200) -> None:
+def data(table: pd.DataFrame, key: str, most: int = 200) -> None:
     """The numbers of a figure: the first rows to look at, all of them to download."""
     with st.popover("Data", key=f"{key}-data"):
-        st.dataframe(shown(table.head(rows)), hide_index=True, height=min(360, 38 + 35 * min(len(table), rows)))
-        if len(table) > rows:
-            st.caption(f"The first {rows} of {len(table):,} rows; the file has them all.")
+        rows(table.head(most), min(360, 38 + 35 * min(len(table), most)), f"{key}-rows")
+        if len(table) > most:
+            st.caption(f"The first {most} of {len(table):,} rows; the file has them all.")
         download(table, key)
 
 
@@ -152,15 +154,17 @@ def download(table: pd.DataFrame, key: str) -> None:
     )
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """A table as it is looked at: tokens with visible blanks, numbers with three significant digits."""
+def rows(table: pd.DataFrame, height: int, key: str) -> None:
+    """A table as it is looked at: tokens with visible blanks, numbers with four significant digits."""
     copy = table.copy()
-    for name in copy.columns:
-        if name == "token":
-            copy[name] = [visible(text) for text in copy[name]]
-        elif pd.api.types.is_float_dtype(copy[name]):
-            copy[name] = [float(f"{value:.4g}") for value in copy[name]]
-    return copy
+    if "token" in copy:
+        copy["token"] = [visible(text) for text in copy["token"]]
+    columns = {
+        name: st.column_config.NumberColumn(format="%.4g")
+        for name in copy.columns
+        if pd.api.types.is_float_dtype(copy[name])
+    }
+    st.dataframe(copy, hide_index=True, height=height, key=key, column_config=columns)
 
 
 # --- work in progress -----------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ page fills before the model is loaded. An `Analysis` may be shared by threads.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections import OrderedDict
@@ -96,8 +95,7 @@ class Analysis:
         """What observation and encoding are stored under."""
         s = self.settings
         return {
-            "weights": files.sha256,
-            "definition": _definition_hash(files),
+            "model": files.sha256,
             "corpus": self.corpus.sha256,
             "positions": s.positions,
             "context": s.context,
@@ -408,7 +406,7 @@ def load_shared(files: ModelFiles, device: str, dtype: str, progress: Progress =
     """The model from this process's memory, loaded once; the least recently used leaves when there are too many."""
     from core.model.load import load_model
 
-    key = (files.sha256, _definition_hash(files), device, dtype)
+    key = (files.sha256, device, dtype)
     with _shared_lock:
         if key not in _shared:
             while len(_shared) >= SHARED_MODELS:
@@ -416,15 +414,6 @@ def load_shared(files: ModelFiles, device: str, dtype: str, progress: Progress =
             _shared[key] = load_model(files, device=device, dtype=dtype, progress=progress)
         _shared.move_to_end(key)
         return _shared[key]
-
-
-def _definition_hash(files: ModelFiles) -> str:
-    """sha256 of the small files beside the weights: the configuration and the tokenizer decide the numbers too."""
-    digest = hashlib.sha256()
-    for path in sorted(files.folder.iterdir()):
-        if path.suffix in (".json", ".txt", ".model", ".jinja") and not path.name.endswith(".index.json"):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _first_token(model: LoadedModel) -> int | None:

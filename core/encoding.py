@@ -25,6 +25,8 @@ FOLDS = 5
 BLOCK_ROWS = 4096
 RANK_TOLERANCE = 1e-12
 """Eigenvalues of the correlation matrix below this share of the largest count as zero."""
+CONSTANT = 1e-9
+"""A column that varies by less than this share of its mean is the same for every token."""
 ILL_CONDITIONED = 1e6
 SPARSITY_DIMS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000)
 
@@ -310,6 +312,11 @@ def _accumulate(embedding: np.ndarray, rows: np.ndarray, y: np.ndarray, seed: in
             add["gram"] += x.T @ x
             add["xy"] += x.T @ target
             add["yy"] += float(target @ target)
+    squares = sum((add["gram"].diagonal() for add in sums), np.zeros(dim))
+    constant = squares <= len(rows) * (CONSTANT * np.abs(mean_x)) ** 2  # only rounding is left of such a column
+    for add in sums:
+        add["sum_x"][constant] = add["xy"][constant] = 0.0
+        add["gram"][constant], add["gram"][:, constant] = 0.0, 0.0
     folds = tuple(_Fold(**add) for add in sums)
     return _System(
         len(rows),
@@ -347,7 +354,7 @@ def _solve(system: _System) -> _Line:
         scaled += scipy.linalg.cho_solve(factor, system.xy / scale - correlation @ scaled)
     else:
         inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
-        scaled = inverse @ (system.xy / scale)
+        scaled = np.where(np.diag(system.gram) > 0, inverse @ (system.xy / scale), 0.0)
     weights = scaled / scale
     sse = system.yy - 2 * float(weights @ system.xy) + float(weights @ system.gram @ weights)
     spectrum = scipy.linalg.eigvalsh(system.gram)

@@ -248,7 +248,7 @@ class _CoupledDraw(LogitsProcessor):
         self.active: list[torch.Tensor] = []
         self.expected: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         count = self.sampling.samples
         hidden = self.recorded[-1][:, -1]  # [2K, d]
         self.recorded.clear()
@@ -282,7 +282,7 @@ class _Told(StoppingCriteria):
     def __init__(self, progress: Progress, start: int, total: int) -> None:
         self.progress, self.start, self.total = progress, start, total
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: object) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **_: object) -> torch.Tensor:  # type: ignore[override]
         self.progress("Sampling texts", min(1.0, (input_ids.shape[1] - self.start) / self.total))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
@@ -353,7 +353,7 @@ def sample_documents(
     have, batch = 0, 16
 
     class _Draw(LogitsProcessor):
-        def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
             progress("Sampling the model's own text", min(1.0, (have + batch * input_ids.shape[1]) / tokens))
             uniform = torch.rand(scores.shape, generator=draw, dtype=torch.float32)
             return scores.float() - torch.log(-torch.log(uniform.clamp(1e-30, 1 - 2**-24))).to(scores.device)

@@ -434,7 +434,8 @@ class Steerer:
         word = "at most" if ratio > 1 else "down to"
         raise InputError(
             f"{self.names[token]!r} cannot be brought to {ratio:.3g}× along the direction {self.direction!r}, which pushes "
-            f"it up in some contexts and down in others: {word} {reached:.3g}× is reached. Choose minimum-variance."
+            f"it up in some contexts and down in others: {word} {reached:.3g}× is reached. "
+            + ("Ask for less." if self.direction == "minimum-variance" else "Choose minimum-variance.")
         )
 
     def _jointly(self, targets: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def write_csv(table: pd.DataFrame, path: str) -> None:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.writing")
     try:
-        table.to_csv(temporary, index=False)
+        table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)  # a token may be a line break
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 jaxtyping.install_import_hook("core", f"{tests.typecheck.__name__}.checked")  # before the first import of core
 
+pytest.register_assert_rewrite("tests.browser.pages")
+
 SLOW_FIXTURES = {"smollm2_files", "smollm2", "chromium_path"}
 
 _scratch = tempfile.TemporaryDirectory(prefix="headscope-tests-", ignore_cleanup_errors=True)

@@ -74,9 +74,9 @@ def _weights(choice: Choice, encoding: Encoding, look: Look) -> None:
     with st.container(horizontal=True):
         what = st.segmented_control("Show", ("weight", "saliency"), default="weight", required=True, key="weights-what")
         order = st.segmented_control(
-            "Order", ("salience", "index"), default="salience", required=True, key="weights-order"
+            "Order", ("saliency", "index"), default="saliency", required=True, key="weights-order"
         )
-    chart = cache.chart(figures.weights, choice, encoding, look, what, order == "salience")
+    chart = cache.chart(figures.weights, choice, encoding, look, what, order == "saliency")
     widgets.chart(chart, "weights", "The fitted direction, with 95 % intervals")
     widgets.note(html.escape(chart.summary))
     with st.expander("How to read this"):
@@ -148,7 +148,7 @@ def _tokens(choice: Choice, encoding: Encoding, look: Look) -> None:
         f"{words.plural(len(table), 'token')}; residual = measured − predicted, nats: positive is rarer than its "
         "embedding says."
     )
-    st.dataframe(widgets.shown(table.head(500)), hide_index=True, height=look.height, key="tokens-table")
+    widgets.rows(table.head(500), look.height, "tokens-table")
     widgets.download(table, "tokens")
 
 
@@ -161,3 +161,7 @@ def _chosen(table: pd.DataFrame, wanted: str, kind: str, order: str) -> pd.DataF
         return table
     by = -table["residual"].abs() if order == "largest residual" else -table["alpha"]
     return table.loc[by.sort_values(kind="stable").index]
+
+
+if __name__ == "__main__":
+    page()

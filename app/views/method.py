@@ -47,3 +47,7 @@ def page() -> None:
         "uncertain, and the fit inherits it.\n- Intervals of the weights treat tokens as independent, which they "
         "are not quite.\n- A model whose logits cannot be recomputed from its head is refused."
     )
+
+
+if __name__ == "__main__":
+    page()

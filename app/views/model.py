@@ -114,3 +114,7 @@ def _reading() -> None:
             "these scores from $h$ in fp32 and compares them with the model's own. Everything on the other pages rests "
             "on this agreement; a head that is not reproduced is refused, by name."
         )
+
+
+if __name__ == "__main__":
+    page()

@@ -63,7 +63,7 @@ def _edit_line(known: dict[int, tuple[str, float]]) -> None:
 
 def _form(choice: Choice) -> Writing | None:
     """The inputs; what is to be written when the button was pressed, else None."""
-    with st.form("writing", border=True):
+    with st.form("writing-form", border=True):
         prompt = st.text_area("Prompt", key="prompt", height=90, persist_state="session")
         with st.container(horizontal=True):
             samples = st.number_input("Texts per side", 1, 64, 6, key="samples", persist_state="session")
@@ -140,3 +140,7 @@ def _side(title: str, side: str, ids: tuple[int, ...], texts: tuple[str, ...], f
 def _readable(text: str) -> str:
     """A token inside running text: blanks and line ends stay, everything else that cannot be seen is made visible."""
     return "".join(c if c in " \n" else visible(c) for c in text)
+
+
+if __name__ == "__main__":
+    page()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import math
 
+import numpy as np
 import streamlit as st
 
 from app import cache, edits, jobs, state, widgets
@@ -57,7 +59,7 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
         persist_state="session",
     )  # fmt: skip
     draw = {"Prompt": _prompt, "Result": _result, "Range": _range, "Side effects": _costs, "Few positions": _few}
-    draw[view or VIEWS[0]](choice, steering)
+    draw[view or VIEWS[0]](choice, steering, encoding)
 
 
 def _sentence(steering: Steering) -> str:
@@ -95,7 +97,7 @@ def _controls() -> tuple[str, bool]:
     return direction, calibrate
 
 
-def _prompt(choice: Choice, steering: Steering) -> None:
+def _prompt(choice: Choice, steering: Steering, encoding: Encoding) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         prompt = st.text_input(
             "Prompt", key="prompt", persist_state="session", help="What comes next? Press Enter after a change."
@@ -117,7 +119,7 @@ def _prompt(choice: Choice, steering: Steering) -> None:
     )
 
 
-def _result(choice: Choice, steering: Steering) -> None:
+def _result(choice: Choice, steering: Steering, encoding: Encoding) -> None:
     chart = figures.asked_and_realised(steering, state.look())
     widgets.chart(chart, "result", "Asked, and realised on text it has and has not seen")
     for t in steering.tokens:
@@ -126,8 +128,25 @@ def _result(choice: Choice, steering: Steering) -> None:
             f"{words.percent(t.share_of_row)} of its length; at most {words.ratio(t.max_ratio)} is possible."
         )
 
+    _say_why_it_misses(steering, encoding)
 
-def _range(choice: Choice, steering: Steering) -> None:
+
+def _say_why_it_misses(steering: Steering, encoding: Encoding) -> None:
+    """Where the held-out ratio is off: how differently the token occurs in the two parts of the text."""
+    known = edits.alphas(encoding, state.edits())
+    for t in steering.tokens:
+        off = math.exp(abs(math.log(max(t.realised_held_out, 1e-12) / t.target)))
+        if off < 1.25 or t.id not in known:
+            continue
+        held_out = float(encoding.alpha_held_out[np.searchsorted(encoding.token_ids, t.id)])
+        widgets.warning(
+            f"{widgets.chip(t.token, t.id)} is off by a factor of <b>{words.number(off)}</b> on new text. It is "
+            f"{words.one_in(t.alpha)} in the text that fits and {words.one_in(held_out)} in the text that judges: a "
+            "mean that rests on few contexts does not carry over. More positions help, or no calibration."
+        )
+
+
+def _range(choice: Choice, steering: Steering, encoding: Encoding) -> None:
     first = steering.tokens[0]
     ratios = tuple(r for r in (*edits.RATIOS[::4], first.target) if r < first.max_ratio)
     points = cache.sweep(
@@ -143,7 +162,7 @@ def _range(choice: Choice, steering: Steering) -> None:
     )
 
 
-def _costs(choice: Choice, steering: Steering) -> None:
+def _costs(choice: Choice, steering: Steering, encoding: Encoding) -> None:
     try:
         others = cache.baselines(choice, state.edits())
     except HeadscopeError as error:
@@ -157,7 +176,7 @@ def _costs(choice: Choice, steering: Steering) -> None:
     )
 
 
-def _few(choice: Choice, steering: Steering) -> None:
+def _few(choice: Choice, steering: Steering, encoding: Encoding) -> None:
     job = jobs.generation().find(cache.few_shot_key(choice, state.edits(), steering.direction))
     if job is None:
         widgets.note("How good is the edit if its direction is estimated from 16, 64, … positions only? Uncalibrated.")
@@ -170,3 +189,7 @@ def _few(choice: Choice, steering: Steering) -> None:
         chart = figures.few_shot(job.result, steering.tokens[0].target, state.look())
         widgets.chart(chart, "few", "Estimated from few positions")
         widgets.note(html.escape(chart.summary))
+
+
+if __name__ == "__main__":
+    page()

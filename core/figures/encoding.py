@@ -125,6 +125,9 @@ def weights(
             hovertemplate="dimension %{customdata[0]}: %{y:.4g} ± %{customdata[1]:.2g}<extra></extra>",
             name=f"{name} ({int(mask.sum())})",
         )
+    if ordered:
+        figure.update_xaxes(**count_axis(1, len(value)))
+    figure.update_layout(legend_itemsizing="constant")
     summary = (
         f"The {len(value)} weights of the fitted line with 95 % intervals. {int(clear.sum())} differ from zero; "
         f"the strongest is dimension {int(np.argmax(encoding.saliency))}. "
@@ -193,6 +196,7 @@ def predictors(encoding: Encoding, look: Look) -> Chart:
     figure.add_bar(
         y=at,
         x=table["squared_correlation"],
+        width=0.5,
         orientation="h",
         marker={"color": [look.ours if p.fitted_numbers else look.before for p in items]},
         text=[words.number(p.squared_correlation) for p in items],
@@ -203,7 +207,7 @@ def predictors(encoding: Encoding, look: Look) -> Chart:
         hovertemplate="squared correlation %{x:.4f}, R² %{customdata:.4f}<extra></extra>",
         showlegend=False,
     )
-    line = [i for i, p in enumerate(items) if p.name == "linear fit"]
+    line = [i + 0.4 for i, p in enumerate(items) if p.name == "linear fit"]  # just under its bar
     for value, name, symbol in (
         (encoding.r2_held_out_tokens, "held-out tokens", "diamond-open"),
         (encoding.r2_held_out_text, "held-out text", "circle-open"),
@@ -244,10 +248,13 @@ def output_space(encoding: Encoding, look: Look) -> Chart:
             "colorscale": "Cividis",
             "reversescale": not look.dark,
             "colorbar": {
-                "title": {"text": "probability<br>percentile", "font": {"color": look.quiet}},
+                "title": {
+                    "text": "probability<br>percentile",
+                    "font": {"color": look.quiet, "size": look.type_size - 1},
+                },
                 "thickness": 10,
                 "outlinewidth": 0,
-                "tickfont": {"color": look.quiet},
+                "tickfont": {"color": look.quiet, "size": look.type_size - 1},
             },
         },
         text=[f"{name} · {words.one_in(float(a))}" for name, a in _named(encoding)],

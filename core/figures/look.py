@@ -102,6 +102,9 @@ def template(look: Look) -> go.layout.Template:
         "tickfont": {"color": look.quiet, "size": look.type_size - 1},
         "title": {"font": {"color": look.quiet, "size": look.type_size}, "standoff": 8},
         "automargin": True,
+        "ticks": "outside",
+        "ticklen": 6,
+        "tickcolor": "rgba(0,0,0,0)",
         "zeroline": False,
     }
     return go.layout.Template(

@@ -42,11 +42,21 @@ def next_token(choice: NextToken, look: Look) -> Chart:
             width=0.36,
             orientation="h",
             name=name,
-            marker={"color": colour, "pattern": {"shape": pattern, "size": 5, "solidity": 0.2, "fgcolor": look.paper}},
+            marker={
+                "color": colour,
+                "pattern": {
+                    "shape": pattern,
+                    "fillmode": "overlay",
+                    "size": 6,
+                    "solidity": 0.25,
+                    "fgcolor": look.paper,
+                },
+            },
             text=[words.percent(v) for v in values],
             textposition="outside",
             textfont={"color": colour, "size": look.type_size - 2},
             cliponaxis=False,
+            constraintext="none",
             hovertemplate="%{x:.6~%}<extra>" + name + "</extra>",
         )
     axis = token_axis(list(table["token"]))
@@ -105,8 +115,8 @@ def asked_and_realised(steering: Steering, look: Look) -> Chart:
         mode="markers+text",
         name="held-out text",
         marker={"symbol": "diamond-open", "size": 15, "color": look.held_out, "line": {"width": 2.5}},
-        text=[words.ratio(v) for v in table["realised_held_out"]],
-        textposition="top center",
+        text=[f"   {words.ratio(v)}" for v in table["realised_held_out"]],
+        textposition="middle right",
         textfont={"color": look.held_out},
         hovertemplate="held-out text %{x:.4g}×<extra></extra>",
     )
@@ -155,7 +165,7 @@ def sweep(points: Sequence[SweepPoint], steering: Steering, look: Look) -> Chart
         mode="markers+text",
         marker={"size": 17, "symbol": "circle-open", "color": look.after, "line": {"width": 3}},
         text=[f" now: {words.ratio(token.target)}"],
-        textposition="bottom right" if token.target < 5 else "bottom left",
+        textposition="top left" if token.target >= 1 else "bottom right",
         textfont={"color": look.after},
         showlegend=False,
         hovertemplate="now: asked %{x:.4g}×, got %{y:.4g}×<extra></extra>",
@@ -206,6 +216,7 @@ def side_effects(edits: Sequence[Steering], look: Look) -> Chart:
             text=shown,
             textposition="outside",
             cliponaxis=False,
+            constraintext="none",
             hovertemplate="%{x:.4g}<extra></extra>",
             row=row,
             col=1,
@@ -298,7 +309,10 @@ def sampled_counts(counts: Sequence[TokenCount], steps: int, look: Look) -> Char
         hovertemplate="%{x}<extra>after</extra>",
     )
     figure.update_yaxes(**token_axis(list(table["token"])))
-    figure.update_xaxes(rangemode="tozero")
+    most = float(np.nanmax(table[["before", "after", "high", "expected_after"]].to_numpy(dtype=float)))
+    figure.update_xaxes(range=[-0.03 * max(1.0, most), 1.08 * max(1.0, most)], tickformat=",d", nticks=8)
+    if most < 8:
+        figure.update_xaxes(dtick=1)
     told = "; ".join(
         f"{c.token!r} {c.after} of {steps:,} tokens, {c.before} before; expected {words.number(c.expected_after)}"
         for c in counts

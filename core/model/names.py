@@ -59,13 +59,13 @@ def parse_model(name: str, *, local_paths: bool = True) -> ModelSource:
     name = name.strip()
     if name in ("demo", "smollm2"):
         return ModelSource(name, "demo" if name == "demo" else "smollm2", name)
-    path = Path(name).expanduser() if local_paths else None
+    path = _path(name, shown) if local_paths else None
     if name.lower().endswith(".gguf"):
         return ModelSource(name, "gguf", _gguf(path, shown))
     hub = _HUB.fullmatch(name)
     if path is not None and (path.is_dir() or not hub):
         return ModelSource(name, "folder", _folder(path, shown, forms))
-    if not hub or ".." in name or "--" in hub["repo"]:
+    if not hub or ".." in name or "--" in hub["repo"] or hub["repo"].endswith(".git"):
         raise InputError(f"{shown} is not the name of a model here: give {forms}.")
     return ModelSource(name, "hub", hub["repo"], hub["revision"])
 
@@ -74,6 +74,16 @@ def _shown(name: str) -> str:
     """The name in quotes as it is put into a message: short, and free of control characters."""
     text = "".join(character if character.isprintable() else "?" for character in name)
     return f"'{text if len(text) <= 120 else text[:117] + '...'}'"
+
+
+def _path(name: str, shown: str) -> Path:
+    """The name as a path, if the system can look it up at all."""
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError, ValueError):
+        raise InputError(f"{shown} cannot be a path here (too long, or of an unknown user): give {FORMS}.") from None
+    return path
 
 
 def _gguf(path: Path | None, shown: str) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 
@@ -73,9 +73,20 @@ def _is_native(model_type: str) -> bool:
     return model_type in CONFIG_MAPPING_NAMES
 
 
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns a file or folder that this user may not read into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): check who may read it.") from error
+
+
 def check_folder(folder: Path, shown: str) -> None:
     """Raises `InputError` if `folder` is not a complete model that can be read."""
-    check_names((entry.name for entry in folder.iterdir() if entry.is_file()), shown)
+    with readable(folder):
+        names = {entry.name for entry in folder.iterdir() if entry.is_file()}
+    check_names(names, shown)
     missing = [path.name for path in weight_files(folder, shown) if not path.is_file()]
     if missing:
         raise InputError(f"{shown} lacks {missing[0]}, which its {INDEX} names: copy or download it again.")
@@ -126,6 +137,8 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         if end != path.stat().st_size - 8 - length:
             raise ValueError("data length")
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check who may read it.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise AnalysisError(
             f"The weights in {path.name} are broken or incomplete (its header does not describe the file): "
@@ -161,7 +174,7 @@ def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> st
     if known[0] == mark:
         return known[2]
     digest, done = hashlib.sha256(), 0
-    with real.open("rb") as file:
+    with readable(path), real.open("rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
             done += len(block)

@@ -136,3 +136,13 @@ class ArrayAnalysis(Analysis):
 
 
 EDITS = (Edit(RIVER, 4.0), Edit(0, 0.5))
+
+
+def facts() -> Any:
+    """What the Model page is told about the planted head."""
+    told = SimpleNamespace(
+        architecture="PlantedForCausalLM", tied=True, bias=False, softcap=30.0, logit_scale=0.5, dtype="float32",
+        parameters=10 * VOCAB * DIM,
+    )  # fmt: skip
+    check = SimpleNamespace(max_logit_error=2e-6, tolerance=1e-4, half_precision_deviation=0.01)
+    return SimpleNamespace(description=told, check=check, revision=None, sha256="0" * 64, ram=10**9, device="cpu")

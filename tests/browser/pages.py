@@ -13,6 +13,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 PATIENCE = 60_000
 """Milliseconds until a step of the dashboard counts as stuck; generous, for a busy machine."""
 
+MISTAKE = "mistake in Headscope"
+"""What the dashboard says, in place of a traceback, when it failed itself."""
+
 SETTLED = "[data-testid=stApp][data-test-script-state=notRunning][data-test-connection-state=CONNECTED]"
 
 
@@ -63,7 +66,7 @@ def visitor(
 
 def broken(page: Page) -> str:
     """What a page shows in place of what failed on it: Streamlit's traceback, or the dashboard's own sentence."""
-    boxes = page.locator("[data-testid=stException], [data-testid=stAlert]:has-text('mistake in Headscope')")
+    boxes = page.locator(f"[data-testid=stException], [data-testid=stAlert]:has-text('{MISTAKE}')")
     return " ".join(boxes.all_inner_texts())
 
 
@@ -83,18 +86,15 @@ def visit(page: Page, path: str) -> None:
 
 def until(page: Page, condition: str, value: object = None) -> None:
     """Wait for a condition in the page's own language, but no longer than until the page shows a failure."""
-    failed = "document.querySelector('[data-testid=stException]') || document.body.innerText.includes('mistake in Headscope')"
+    failed = f"document.querySelector('[data-testid=stException]') || document.body.innerText.includes('{MISTAKE}')"
     page.wait_for_function(f"value => ({condition}) || {failed}", arg=value)
     settle(page)
 
 
 def charts_drawn(page: Page, at_least: int = 1) -> None:
     """Wait until that many charts stand on the page."""
-    until(
-        page,
-        "[...document.querySelectorAll('.js-plotly-plot')].filter(c => c._fullData?.length).length >= value",
-        at_least,
-    )
+    drawn = "[...document.querySelectorAll('.js-plotly-plot')].filter(chart => chart._fullData?.length)"
+    until(page, f"{drawn}.length >= value", at_least)
 
 
 def charts(page: Page) -> list[Any]:

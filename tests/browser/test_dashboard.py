@@ -87,11 +87,8 @@ def test_steering_by_keyboard(page: Page, first_visit: str) -> None:
     assert re.search(r"␣river asked 20×, got [\d.]+× on new text", sentence(page))
     before = charts(page)[0]["data"]
     assert press(page, slider, "ArrowRight") == "25×"
-    until(
-        page,
-        "document.querySelector('.js-plotly-plot')?._fullData?.[1]?.x.some(x => !value.includes(x))",
-        before[1]["x"],
-    )
+    edited = "document.querySelector('.js-plotly-plot')?._fullData?.[1]?.x"
+    until(page, f"{edited}.some(x => !value.includes(x))", before[1]["x"])
     after = charts(page)[0]["data"]
     assert after[0]["x"] == before[0]["x"]  # the model as it is
     assert max(after[1]["x"]) > max(before[1]["x"])  # ` river` at this prompt
@@ -184,10 +181,13 @@ def test_a_model_that_is_not_there(page: Page) -> None:
         ("latin.txt", b"caf\xe9 " * 500, "UTF-8"),
     ],
 )
-def test_a_file_that_is_no_text(page: Page, first_visit: str, name: str, content: bytes, told: str) -> None:
+def test_a_file_that_is_no_text(
+    page: Page, first_visit: str, tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
     visit(page, f"/encoding?{first_visit}")
     page.get_by_role("button", name="Upload a text").click()
-    page.locator("input[type=file]").set_input_files([{"name": name, "mimeType": "text/plain", "buffer": content}])
+    page.locator("input[type=file]").set_input_files(tmp_path / name)
     expect(problems(page).first).to_contain_text(re.compile(told))
 
 

@@ -11,7 +11,7 @@ from core.settings import Settings
 from core.store import Store
 from tests.tiny import tiny_model
 
-SETTINGS = Settings(positions=1200, context=64, held_out=0.5, seed=3)
+SETTINGS = Settings(positions=2000, context=64, held_out=0.5, seed=3)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from core.errors import AnalysisError, Cancelled
-from core.model import ModelFiles, fetch, load_model, parse_model, ready, resolve
-from core.model.convert import convert_gguf
+from core.model import ModelFiles, convert, fetch, load_model, parse_model, ready, resolve
 from core.model.weights import file_sha256, model_sha256, parameter_bytes, read_header
 from tests.tiny import tiny_gguf, tiny_model
 
@@ -198,6 +197,19 @@ def test_a_gguf_file_is_the_model_it_was_made_from(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("what", "needs"), [("memory", "0.0 GB of memory"), ("disk", "0.0 GB of disk")])
+def test_a_gguf_file_too_large_to_unpack(
+    tmp_path: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch, what: str, needs: str
+) -> None:
+    if what == "memory":
+        monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10))
+    else:
+        monkeypatch.setattr(convert, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(AnalysisError, match=needs):
+        convert.convert_gguf(gguf, tmp_path)
+    assert not left_over(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"no GGUF", b"GGUF", b"GGUF" + b"\xff" * 64, "cut"])
 def test_a_broken_gguf_file(tmp_path: Path, gguf: Path, content: bytes | str) -> None:
     path = tmp_path / "broken.gguf"
@@ -216,9 +228,22 @@ def test_a_conversion_can_be_cancelled(tmp_path: Path, gguf: Path) -> None:
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        convert_gguf(gguf, tmp_path, cancel)
+        convert.convert_gguf(gguf, tmp_path, cancel)
     assert not left_over(tmp_path)
-    assert convert_gguf(gguf, tmp_path)[0].is_dir()
+    assert convert.convert_gguf(gguf, tmp_path)[0].is_dir()
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path, gguf: Path) -> None:
+    code = (
+        "import os, pathlib, sys; from core.model import resolve\n"
+        "def die(phrase, share):\n    if phrase.startswith('Unpacking') and share: os._exit(9)\n"
+        f"resolve({str(gguf)!r}, cache=pathlib.Path({str(tmp_path)!r}), progress=die)"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 9
+    assert left_over(tmp_path) and ready(str(gguf), cache=tmp_path) is None
+    assert resolve(str(gguf), cache=tmp_path).folder.is_dir()
+    assert not left_over(tmp_path)
 
 
 def test_the_hash_covers_all_that_decides_the_numbers(tmp_path: Path, model: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +39,9 @@ def refused(name: str, cache: Path) -> HeadscopeError:
     return caught.value
 
 
-def test_a_download_has_all_it_needs_and_nothing_that_could_run(hub: TinyHub, tmp_path: Path) -> None:
+def test_a_download_has_all_it_needs_and_nothing_that_could_run(
+    hub: TinyHub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     hub.repos["org/model"] |= dict.fromkeys(
         ["pytorch_model.bin", "modeling_x.py", "README.md", "consolidated.safetensors", "training_args.pt"], b"x"
     )
@@ -50,13 +54,33 @@ def test_a_download_has_all_it_needs_and_nothing_that_could_run(hub: TinyHub, tm
         *("config.json", "generation_config.json", "model.safetensors"),
         *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
     }
-    assert shares[-1] == 1.0
+    assert shares[-1] == 1.0 and capfd.readouterr() == ("", "")
     hub.asked.clear()
     assert ready("org/model", cache=tmp_path) == files
     assert ready("org/model", cache=tmp_path, local_paths=False) == files
     assert not hub.asked
     assert resolve("org/model", cache=tmp_path) == files
     assert not hub.files_sent()
+
+
+def test_the_environment_means_what_it_means_everywhere(
+    hub: TinyHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, in a process of its own, and nothing printed."""
+    code = (
+        "import pathlib, sys; from core.model import resolve; "
+        f"print(resolve('org/model', cache=pathlib.Path({str(tmp_path)!r})).folder, 'torch' in sys.modules)"
+    )
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "elsewhere"))
+    for offline in ("0", "1"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        hub.asked.clear()
+        root = Path(__file__).parents[2]
+        run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+        folder, torch_loaded = run.stdout.split()
+        assert Path(folder).is_relative_to(tmp_path / "elsewhere") and torch_loaded == "False" and not run.stderr
+        assert bool(hub.asked) == (offline == "0")
 
 
 def test_a_revision_is_its_commit(hub: TinyHub, tmp_path: Path) -> None:

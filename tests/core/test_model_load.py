@@ -57,6 +57,7 @@ def test_the_head_is_reproduced(architecture: str, tmp_path: Path) -> None:
     own = own_logits(model, ids())
     assert own.std() > 0.05, "logits that hardly vary would prove nothing"
     assert (our_logits(model, ids()) - own).abs().max() < 1e-5
+    assert torch.equal(own_logits(model, ids()), own), "stopping at the head left a trace"
     assert about.logit_scale == pytest.approx(SCALES.get(architecture, 1.0), rel=1e-6)
     assert about.softcap == head.softcap == CAPS.get(architecture)
     assert about.bias == (head.bias is not None) == (architecture in BIASES)
@@ -150,9 +151,19 @@ def test_recording_sees_what_generate_sends_to_the_head(llama: LoadedModel) -> N
     assert len(seen) == 4, "the list is closed"
 
 
-def test_a_failing_forward_leaves_the_hook_quiet(llama: LoadedModel) -> None:
-    with pytest.raises(IndexError):
+def test_a_token_the_model_does_not_know(llama: LoadedModel) -> None:
+    with pytest.raises(AnalysisError, match="gave the token id 307 and the model knows 300"):
         llama.hidden_states(torch.tensor([[VOCAB + 7]]))
+
+
+def test_a_failing_forward_leaves_the_hook_quiet(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llama.module.model.norm, "forward", broken)
+        with pytest.raises(ZeroDivisionError):
+            llama.hidden_states(ids())
     assert own_logits(llama, ids()).shape == (3, 17, VOCAB)
 
 
@@ -371,7 +382,12 @@ def test_no_code_that_comes_with_a_model_is_run(tmp_path: Path) -> None:
         mine = ["mine.Mine", "mine.Mine"] if entry == "AutoTokenizer" else "mine.Mine"
         (folder / name).write_text(json.dumps(content | {"auto_map": {entry: mine, "AutoConfig": "mine.Mine"}}))
     load(folder)
-    assert not (tmp_path / "ran").exists()
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(content | {"tokenizer_class": "Mine"}))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(AnalysisError, match="tokenizer") as caught:
+        load(folder)
+    assert not (tmp_path / "ran").exists() and str(tmp_path) not in str(caught.value).replace(str(folder), "")
 
 
 # --- memory, devices, noise ---------------------------------------------------------------------------------------

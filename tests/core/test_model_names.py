@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.errors import InputError
 from core.model import parse_model, resolve
@@ -45,7 +47,20 @@ def test_hub_names(name: str, repo: str, revision: str | None) -> None:
     "name",
     [
         *("", " ", "gpt2", "/", "../secrets", "a/../b", "../a/b", "a/b/../../c", "/etc/passwd", "~/models", "~root/x"),
-        *("a/b@", "a/b@../../x", "a/b@-x", "a/b@x/..", "a/.b", ".a/b", "a/b.", "a/-b", "a/b--c", "a//b", "a/b/c"),
+        *(
+            "a/b@",
+            "a/b@../../x",
+            "a/b@-x",
+            "a/b@x/..",
+            "a/.b",
+            ".a/b",
+            "a/b.",
+            "a/-b",
+            "a/b--c",
+            "a/b.git",
+            "a//b",
+            "a/b/c",
+        ),
         *(
             "a/b\n",
             "a/b\x00",
@@ -76,6 +91,27 @@ def test_a_server_refuses_what_is_no_name(name: str) -> None:
     message = str(caught.value)
     assert message.isprintable() and "org/name" in message and "smollm2" in message
     assert len(message) < 400 and message.count(". ") == 0
+
+
+@given(st.text(max_size=40) | st.from_regex(r"[\w./~@-]{1,12}/[\w./@-]{1,12}", fullmatch=True))
+def test_any_text_at_all_is_a_name_or_one_sentence(text: str) -> None:
+    try:
+        source = parse_model(text, local_paths=False)
+    except InputError as error:
+        assert str(error).isprintable()
+    else:
+        assert source.kind in ("demo", "smollm2", "hub") and ".." not in source.location
+        assert source.location in ("demo", "smollm2") or source.location.count("/") == 1
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    model_folder(tmp_path / "m")
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(InputError, match="cannot be read"):
+        parse_model(str(tmp_path / "m"))
 
 
 def test_a_server_reads_no_folder_even_if_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +203,9 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
     for name, says in [("x.gguf", "no file"), ("folder/in/folder", "check the path"), ("gpt2", "org/name")]:
         with pytest.raises(InputError, match=says):
             parse_model(str(tmp_path / name) if "/" in name else name)
+    for name in ("a" * 300, "~no-such-user/x", "x/" * 3 + "é" * 200):
+        with pytest.raises(InputError, match="give smollm2"):
+            parse_model(name)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="name the folder it is in"):
         parse_model(str(tmp_path / "notes.txt"))

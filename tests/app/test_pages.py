@@ -1,0 +1,212 @@
+"""Every page: what it says, what it draws, and that nothing a visitor does breaks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import jobs
+from core.errors import AnalysisError
+from core.settings import Progress, no_progress
+from tests.app.arrays import RIVER, ArrayAnalysis, planted
+from tests.app.conftest import settled, text_of
+
+Visit = Callable[..., AppTest]
+EDIT = f"{RIVER}:4"
+
+
+def charts(test: AppTest) -> list[dict]:
+    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
+
+
+def button(test: AppTest, label: str):
+    return next(b for b in test.button if b.label == label)
+
+
+def fine(test: AppTest) -> AppTest:
+    assert not test.exception
+    assert not test.error, [e.value for e in test.error]
+    return test
+
+
+@pytest.mark.parametrize("page", ["model", "encoding", "steering", "samples", "method"])
+def test_every_page_says_what_to_do_before_a_model_is_chosen(visit: Visit, page: str) -> None:
+    test = fine(visit(page))
+    assert test.title[0].value.endswith("?")
+    if page not in ("model", "method"):
+        assert "Choose a model" in text_of(test)
+
+
+def test_the_welcome_starts_an_analysis_by_itself(visit: Visit) -> None:
+    test = visit("model", ArrayAnalysis(stored=False))
+    button(test, "Start with SmolLM2-135M").click().run()
+    fine(settled(test))
+    assert test.query_params["model"] == ["smollm2"]
+    assert "240 tokens × 6 dimensions" in text_of(test)
+    assert len(charts(test)) == 2
+
+
+@pytest.mark.parametrize("view", ["Fit", "Weights", "Sparsity", "Why", "Map", "Tokens"])
+def test_encoding(visit: Visit, view: str) -> None:
+    test = fine(visit("encoding", model="smollm2", view=view))
+    known = planted()[2]
+    assert f"explains <b>{100 * known.r2:.0f} %</b>" in text_of(test)
+    assert len(charts(test)) == (0 if view == "Tokens" else 1)
+    if view == "Fit":
+        assert len(charts(test)[0]["data"]) == 3
+    if view == "Why":
+        assert ("does not hold for this model" in text_of(test)) == (known.log_z_std > 1)
+
+
+def test_pages_fill_from_the_store_without_a_job(visit: Visit, lanes: dict[str, jobs.Lane]) -> None:
+    fine(visit("encoding", model="smollm2"))
+    assert not [key for key in lanes["analyses"]._jobs if key[0] == "encode"]
+
+
+def test_the_token_table_can_be_searched(visit: Visit) -> None:
+    test = visit("encoding", model="smollm2", view="Tokens")
+    test.text_input(key="tokens-search").input("river").run()
+    fine(test)
+    assert "3 tokens" in text_of(test)
+    assert set(test.dataframe[0].value["token"]) == {"␣river", "river"}
+
+
+@pytest.mark.parametrize("view", ["Prompt", "Result", "Range", "Side effects", "Few positions"])
+def test_steering(visit: Visit, view: str) -> None:
+    test = visit("steering", model="smollm2", edit=EDIT)
+    test.button_group(key="steering-view").set_value([view]).run()
+    if view == "Few positions":
+        test.button(key="few-start").click().run()
+        settled(test)
+    fine(test)
+    assert "asked 4×, got <b>" in text_of(test)
+    assert len(charts(test)) == 1
+
+
+def test_a_slider_changes_the_edit_and_undo_takes_it_back(visit: Visit) -> None:
+    test = visit("steering", model="smollm2", edit=EDIT)
+    slider = next(s for s in test.select_slider if s.key.startswith("ratio-"))
+    assert slider.value == 4
+    slider.set_value(8.0).run()
+    assert "asked 8×" in text_of(fine(test))
+    assert test.query_params["edit"] == [f"{RIVER}:8"]
+    test.button(key="undo").click().run()
+    assert "asked 4×" in text_of(fine(test))
+    test.button(key="clear").click().run()
+    assert "Add a token below" in text_of(fine(test))
+
+
+def test_a_token_is_added_by_typing(visit: Visit) -> None:
+    test = visit("steering", model="smollm2")
+    test.text_input(key="add-token").input("river").run()
+    labels = [b.label for b in test.button if (b.key or "").startswith("suggest-")]
+    assert "`␣river`" in labels and "`river`" in labels
+    test.button(key=f"suggest-{RIVER}").click().run()
+    assert "asked" in text_of(fine(test))
+    assert test.query_params["edit"][0].startswith(f"{RIVER}:")
+
+
+def test_a_word_of_several_tokens_is_explained(visit: Visit) -> None:
+    test = visit("steering", model="smollm2")
+    test.text_input(key="add-token").input(" rivers").run()
+    assert "is 2 tokens" in text_of(fine(test))
+
+
+def test_hostile_tokens_stay_text(visit: Visit) -> None:
+    every = ",".join(f"{i}:2" for i in range(9))
+    test = fine(visit("steering", model="smollm2", edit=every))
+    assert "<script>alert" not in text_of(test)
+    assert "&lt;script&gt;alert" in text_of(test)
+    labels = [s.label for s in test.select_slider if s.key.startswith("ratio-")]
+    assert any(label.startswith("`$x$`") for label in labels)
+    assert any(label.startswith("`` `tick` ``") for label in labels)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"edit": "x:y"},
+        {"edit": "999999999:2"},
+        {"edit": f"{RIVER}:-1"},
+        {"edit": f"{RIVER}:nan"},
+        {"positions": "17"},
+        {"seed": "-1"},
+        {"direction": "sideways"},
+        {"calibrate": "perhaps"},
+        {"view": "Nothing"},
+    ],
+)
+def test_a_bad_address_falls_back_in_silence(visit: Visit, query: dict[str, str]) -> None:
+    fine(visit("steering", model="smollm2", **query))
+
+
+def test_an_impossible_ratio_gets_one_sentence(visit: Visit) -> None:
+    test = visit("steering", model="smollm2", edit=",".join(f"{i}:100" for i in range(9)))
+    assert not test.exception
+    assert len(test.error) == 1
+    assert charts(test) == []
+
+
+def test_samples(visit: Visit) -> None:
+    test = visit("samples", model="smollm2", edit=EDIT)
+    assert "The edit:" in text_of(test)
+    button(test, "Write").click().run()
+    fine(settled(test))
+    said = text_of(test)
+    assert "<b>2</b> of 8 tokens, 0 before; expected 1.7" in said
+    assert "hs-steered" in said and "<b>bold" not in said and "<script>" not in said
+    assert len(charts(test)) == 1
+
+
+def test_a_failed_analysis_gets_its_sentence_and_can_be_tried_again(visit: Visit) -> None:
+    class Broken(ArrayAnalysis):
+        broken = True
+
+        def encoding(self, progress: Progress = no_progress):
+            if self.broken:
+                raise AnalysisError("The model needs 900 GB and 8 GB are free.")
+            return super().encoding(progress)
+
+    analysis = Broken(stored=False)
+    test = visit("encoding", analysis, model="smollm2")
+    assert "900 GB" in test.error[0].value
+    assert not test.exception
+    analysis.broken = False
+    button(test, "Try again").click().run()
+    fine(settled(test))
+    assert len(charts(test)) == 1
+
+
+def test_a_mistake_of_ours_is_no_traceback(visit: Visit, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(ArrayAnalysis):
+        def encoding(self, progress: Progress = no_progress):
+            raise KeyError("oops")
+
+    test = visit("encoding", Broken(stored=False), model="smollm2")
+    assert "because of a mistake in Headscope" in test.error[0].value
+    assert not test.exception
+    assert "oops" in caplog.text
+
+
+def test_an_upload_becomes_the_text(visit: Visit) -> None:
+    test = visit("model", model="smollm2")
+    test.file_uploader(key="upload").set_value(("../my notes.txt", b"one two three", "text/plain")).run()
+    fine(settled(test))
+    assert test.session_state["corpus"].endswith("my-notes.txt")
+    assert test.query_params["corpus"][0].endswith("my-notes.txt")
+
+
+def test_another_model_forgets_the_edits(visit: Visit) -> None:
+    test = visit("steering", model="smollm2", edit=EDIT)
+    test.selectbox(key="model").set_value("org/other").run()
+    settled(test)
+    assert "edit" not in test.query_params
+
+
+def test_large_type_makes_figures_readable_from_the_last_row(visit: Visit) -> None:
+    test = visit("encoding", model="smollm2")
+    test.toggle(key="large").set_value(True).run()
+    assert charts(fine(test))[0]["layout"]["template"]["layout"]["font"]["size"] == 20

@@ -1,0 +1,157 @@
+"""Coupled sampling: the same noise on both sides, the right counts, and the right distribution."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core.analysis import Analysis
+from core.errors import Cancelled, InputError
+from core.generate import MOST_CHARACTERS, Sampling, generate
+from core.steering import Edit, Steering
+from tests.core.test_steering import frequent
+
+PROMPT = "The river"
+
+
+def edit(analysis: Analysis, ratio: float) -> Steering:
+    return analysis.steer([Edit(frequent(analysis, (20,))[0], ratio)])
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "cohere", "mamba"])
+def test_ratio_one_gives_identical_sides(tiny_analysis, architecture: str) -> None:
+    analysis: Analysis = tiny_analysis(architecture)
+    found = analysis.generate(PROMPT, edit(analysis, 1.0), Sampling(samples=6, new_tokens=30))
+    assert found.before == found.after and found.before_texts == found.after_texts
+    count = found.counts[0]
+    assert count.before == count.after
+    assert count.expected_before == pytest.approx(count.expected_after, rel=1e-5)
+    assert len(set(found.before)) == 6  # and the samples differ from each other
+
+
+def test_the_same_seed_gives_the_same_texts_and_another_does_not(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    one, again, other = (analysis.generate(PROMPT, None, Sampling(4, 20, seed=s)) for s in (1, 1, 2))
+    assert one.before == again.before == one.after
+    assert one.before != other.before
+
+
+def test_texts_agree_until_the_edit_makes_a_difference(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    steering = edit(analysis, 8.0)
+    found = analysis.generate(PROMPT, steering, Sampling(samples=16, new_tokens=24))
+    token = steering.token_ids[0]
+    firsts = 0
+    for before, after in zip(found.before, found.after, strict=True):
+        differing = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), None)
+        if differing is not None:  # the first difference can only be the steered token winning
+            assert after[differing] == token
+            firsts += 1
+    assert firsts >= 3
+    assert found.counts[0].after > found.counts[0].before
+
+
+def test_counts_match_their_expectation(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    found = analysis.generate(PROMPT, edit(analysis, 6.0), Sampling(samples=64, new_tokens=60, temperature=0.9, top_p=0.98))
+    count = found.counts[0]
+    for seen, expected in ((count.before, count.expected_before), (count.after, count.expected_after)):
+        assert abs(seen - expected) < 5 * np.sqrt(expected + 1)
+    assert count.low <= count.after <= count.high
+    assert count.after == sum(text.count(count.id) for text in found.after)
+
+
+def test_sampling_draws_from_the_models_distribution(tiny_analysis) -> None:
+    """First tokens of many samples against the probabilities: a chi-square over the likeliest."""
+    from scipy.stats import chisquare
+
+    analysis: Analysis = tiny_analysis("gptj")
+    steering = edit(analysis, 3.0)
+    known = analysis.next_token(PROMPT, steering, top=8)
+    drawn: tuple[list[int], list[int]] = ([], [])
+    for seed in range(20):
+        found = analysis.generate(PROMPT, steering, Sampling(samples=64, new_tokens=1, seed=seed))
+        for side, texts in zip(drawn, (found.before, found.after), strict=True):
+            side.extend(text[0] for text in texts)
+    for side, p in zip(drawn, (known.before, known.after), strict=True):
+        seen = np.array([side.count(int(i)) for i in known.token_ids] + [0])
+        seen[-1] = len(side) - seen.sum()
+        expected = np.append(p, 1 - p.sum()) * len(side)
+        large = expected > 5
+        pooled = [np.append(x[large], x[~large].sum() + 1e-9) for x in (seen, expected)]
+        assert chisquare(pooled[0], pooled[1] * pooled[0].sum() / pooled[1].sum()).pvalue > 1e-4
+
+
+def test_truncation_keeps_to_the_likeliest(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    greedy = analysis.generate(PROMPT, None, Sampling(samples=5, new_tokens=12, top_k=1))
+    assert len(set(greedy.before)) == 1
+    assert greedy.before[0][0] == analysis.next_token(PROMPT, top=1).token_ids[0]
+
+
+def test_texts_end_at_the_end_token(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    end = analysis.loaded().tokenizer.eos_token_id
+    found = analysis.generate(PROMPT, None, Sampling(samples=64, new_tokens=90))
+    assert any(len(text) < 90 for text in found.before)
+    for text in found.before:
+        assert end not in text[:-1]
+        assert len(text) == 90 or text[-1] == end
+    assert found.steps_before == sum(map(len, found.before))
+
+
+def test_a_run_can_be_stopped_between_tokens(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    calls = 0
+
+    def stop(phrase: str, share: float | None) -> None:
+        nonlocal calls
+        calls += share is not None and share > 0.2
+        if calls > 2:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        generate(analysis.loaded(), PROMPT, None, Sampling(2, 30), progress=stop)
+    assert calls == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"samples": 0}, {"samples": 10_000}, {"new_tokens": 0}, {"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5},
+     {"top_k": -1}, {"seed": -1}, {"temperature": float("nan")}],
+)  # fmt: skip
+def test_sampling_settings_are_checked(arguments: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="must be"):
+        Sampling(**arguments)  # type: ignore[arg-type]
+
+
+def test_prompts_that_are_too_long_get_a_sentence(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    with pytest.raises(InputError, match="50,000 characters"):
+        analysis.next_token("x" * 50_000)
+    with pytest.raises(InputError, match="context is 128"):
+        analysis.next_token("water " * 400)
+    with pytest.raises(InputError, match="context is 128"):
+        analysis.generate(PROMPT, None, Sampling(1, 128))
+    assert MOST_CHARACTERS < 50_000
+
+
+def test_an_empty_prompt_starts_a_text(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    assert analysis.next_token("").before.sum() > 0
+
+
+def test_the_chat_format_is_only_used_where_there_is_one(tiny_analysis) -> None:
+    with pytest.raises(InputError, match="no chat template"):
+        tiny_analysis("gpt2").next_token("hello", chat=True)
+
+
+def test_a_corpus_of_the_models_own_text(store, tiny_analysis) -> None:
+    from dataclasses import replace
+
+    other: Analysis = tiny_analysis("gpt2")
+    analysis = Analysis(other.model, "self:2000", replace(other.settings, positions=800), store)
+    found = analysis.encoding()
+    assert found.positions > 700 and found.documents > 2
+    again = Analysis(other.model, "self:2000", analysis.settings, store)
+    assert again.cached_encoding() is not None
