@@ -56,13 +56,13 @@ class Analysis:
         self,
         model: str,
         corpus: str = "sampler",
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
         store: Store | None = None,
         *,
         local_paths: bool = True,
         text: Corpus | None = None,
     ) -> None:
-        self.model, self.settings, self.local_paths = model, settings, local_paths
+        self.model, self.settings, self.local_paths = model, settings or Settings(), local_paths
         self.corpus_name = corpus if text is None else text.name
         self.store = store or Store()
         self._text = text
@@ -151,9 +151,7 @@ class Analysis:
                 model = self.loaded(progress)
                 plan = self.plan(model, corpus, progress)
                 partial = self.store.partial("observation", key) if self.store.enabled else None
-                self._observation = observe(
-                    model, plan, seed=self.settings.seed, partial=partial, progress=progress
-                )
+                self._observation = observe(model, plan, seed=self.settings.seed, partial=partial, progress=progress)
                 self.store.put("observation", key, self._observation)
             return self._observation
 
@@ -198,7 +196,9 @@ class Analysis:
         if len(ids) == 1:
             return TokenChoice(ids[0], pieces[0], f"{text!r} is read as the token {pieces[0]!r}.")
         shown = " + ".join(repr(piece) for piece in pieces[:6]) + (" + …" if len(pieces) > 6 else "")
-        return TokenChoice(ids[0], pieces[0], f"{text!r} is {len(ids)} tokens ({shown}); its first, {pieces[0]!r}, is steered.")
+        return TokenChoice(
+            ids[0], pieces[0], f"{text!r} is {len(ids)} tokens ({shown}); its first, {pieces[0]!r}, is steered."
+        )
 
     def _token_by_id(self, text: str) -> TokenChoice:
         digits = text.removeprefix("id:").strip()
@@ -375,7 +375,9 @@ class Analysis:
 
     # --- at a prompt -----------------------------------------------------------------------------------------------
 
-    def next_token(self, prompt: str, steering: Steering | None = None, *, top: int = 12, chat: bool = False) -> NextToken:
+    def next_token(
+        self, prompt: str, steering: Steering | None = None, *, top: int = 12, chat: bool = False
+    ) -> NextToken:
         """The next-token distribution at a prompt, before and after."""
         from core.generate import next_token
 
@@ -445,5 +447,3 @@ def _alpha_after(head: Head, sample: Reservoir, sizes: list[int], progress: Prog
             start = size
             alphas.append(total / size)
     return alphas
-
-

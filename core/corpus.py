@@ -88,7 +88,9 @@ def self_sampled_tokens(name: str) -> int | None:
         return None
     text = name.removeprefix("self:").replace("_", "").replace(",", "")
     if not text.isdigit() or not 512 <= int(text) <= 10_000_000:
-        raise InputError(f"The corpus {name!r} is not understood: write self:N with N from 512 to 10000000, as self:20000.")
+        raise InputError(
+            f"The corpus {name!r} is not understood: write self:N with N from 512 to 10000000, as self:20000."
+        )
     return int(text)
 
 
@@ -109,9 +111,13 @@ def read_corpus(name: str, *, local_paths: bool = True) -> Corpus:
     if name == "python-docs":
         return _corpus(name, tuple(_python_docs()), cut=False)
     if name.startswith("hub:"):
-        raise InputError("Corpora from the Hub are not in this version yet: give sampler, python-docs, a file or a folder.")
+        raise InputError(
+            "Corpora from the Hub are not in this version yet: give sampler, python-docs, a file or a folder."
+        )
     if not local_paths:
-        raise InputError(f"The corpus {name!r} is not offered here: this server gives sampler, python-docs and uploads.")
+        raise InputError(
+            f"The corpus {name!r} is not offered here: this server gives sampler, python-docs and uploads."
+        )
     return _read_path(name)
 
 
@@ -149,7 +155,9 @@ def _read_path(name: str) -> Corpus:
     elif path.is_file():
         files = [path]
         if path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"The corpus {name!r} is no text that can be read here: give one of {', '.join(SUFFIXES)}.")
+            raise InputError(
+                f"The corpus {name!r} is no text that can be read here: give one of {', '.join(SUFFIXES)}."
+            )
     else:
         raise InputError(
             f"There is no corpus {name!r}: give sampler, python-docs, self:N, or a file or folder that exists "
@@ -222,7 +230,9 @@ def _jsonl(file: Path, column: str | None) -> Iterator[str]:
             try:
                 record = json.loads(text)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"Line {number} of {file.name!r} is not JSON: one JSON value a line is expected.") from error
+                raise InputError(
+                    f"Line {number} of {file.name!r} is not JSON: one JSON value a line is expected."
+                ) from error
             if isinstance(record, str):
                 yield record
                 continue
@@ -266,7 +276,9 @@ def _parquet(file: Path, column: str | None) -> Iterator[str]:
             for batch in table.iter_batches(batch_size=1024, columns=[name]):
                 yield from (text for text in batch.column(0).to_pylist() if text)
     except pa.ArrowException as error:
-        raise InputError(f"The file {file.name!r} is no Parquet file that can be read: {_first_line(error)}.") from error
+        raise InputError(
+            f"The file {file.name!r} is no Parquet file that can be read: {_first_line(error)}."
+        ) from error
 
 
 def _text_column(file: str, strings: dict[str, bool]) -> str:
@@ -327,7 +339,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...] | list[st
 
 
 def plan_windows(
-    documents: list[np.ndarray], settings: Settings, *, first_token: int | None = None, batch: int = 4, name: str = "corpus"
+    documents: list[np.ndarray],
+    settings: Settings,
+    *,
+    first_token: int | None = None,
+    batch: int = 4,
+    name: str = "corpus",
 ) -> Plan:
     """Split documents into the two parts and cut them into chunks of windows.
 

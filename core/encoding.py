@@ -28,7 +28,31 @@ RANK_TOLERANCE = 1e-12
 CONSTANT = 1e-9
 """A column that varies by less than this share of its mean is the same for every token."""
 ILL_CONDITIONED = 1e6
-SPARSITY_DIMS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000)
+SPARSITY_DIMS = (
+    1,
+    2,
+    3,
+    5,
+    7,
+    10,
+    15,
+    20,
+    30,
+    50,
+    70,
+    100,
+    150,
+    200,
+    300,
+    500,
+    700,
+    1000,
+    1500,
+    2000,
+    3000,
+    5000,
+    7000,
+)
 
 
 @dataclass(frozen=True)
@@ -76,13 +100,13 @@ class Encoding:
         mean_hidden: [d] mean(h), for comparison with −A.
     """
 
-    weights: Float64[np.ndarray, "d"]
-    standard_errors: Float64[np.ndarray, "d"]
-    t_values: Float64[np.ndarray, "d"]
-    p_values: Float64[np.ndarray, "d"]
-    saliency: Float64[np.ndarray, "d"]
-    embedding_std: Float64[np.ndarray, "d"]
-    mean_hidden: Float64[np.ndarray, "d"]
+    weights: Float64[np.ndarray, d]
+    standard_errors: Float64[np.ndarray, d]
+    t_values: Float64[np.ndarray, d]
+    p_values: Float64[np.ndarray, d]
+    saliency: Float64[np.ndarray, d]
+    embedding_std: Float64[np.ndarray, d]
+    mean_hidden: Float64[np.ndarray, d]
     intercept: float
     intercept_error: float
     r2: float
@@ -93,14 +117,14 @@ class Encoding:
     condition_number: float
     rank: int
     effective_dims: float
-    token_ids: Int64[np.ndarray, "n"]
-    counts: Int64[np.ndarray, "n"]
-    alpha: Float64[np.ndarray, "n"]
-    alpha_held_out: Float64[np.ndarray, "n"]
-    neg_log_alpha: Float64[np.ndarray, "n"]
-    predicted: Float64[np.ndarray, "n"]
+    token_ids: Int64[np.ndarray, n]
+    counts: Int64[np.ndarray, n]
+    alpha: Float64[np.ndarray, n]
+    alpha_held_out: Float64[np.ndarray, n]
+    neg_log_alpha: Float64[np.ndarray, n]
+    predicted: Float64[np.ndarray, n]
     pca: Float32[np.ndarray, "n 2"]
-    pca_explained: Float64[np.ndarray, "k"]
+    pca_explained: Float64[np.ndarray, k]
     sparsity: tuple[SparsityPoint, ...]
     predictors: tuple[Predictor, ...]
     cosine_minus_mean_hidden: float
@@ -121,7 +145,7 @@ class Encoding:
     kinds: tuple[str, ...] = ()
 
     @property
-    def residual(self) -> Float64[np.ndarray, "n"]:
+    def residual(self) -> Float64[np.ndarray, n]:
         """[n] −log alpha − predicted, nats: positive where a token is rarer than its embedding says."""
         return self.neg_log_alpha - self.predicted
 
@@ -143,8 +167,8 @@ def encode(
     embedding: Float32[np.ndarray, "V d"],
     observation: Observation,
     *,
-    bias: Float[np.ndarray, "V"] | None = None,
-    is_token: Bool[np.ndarray, "V"] | None = None,
+    bias: Float[np.ndarray, V] | None = None,
+    is_token: Bool[np.ndarray, V] | None = None,
     seed: int = 0,
 ) -> Encoding:
     """Fit the encoding.
@@ -239,8 +263,8 @@ def encode(
 
 
 def fit_line(
-    embedding: Float32[np.ndarray, "V d"], rows: Int64[np.ndarray, "n"], y: Float64[np.ndarray, "n"]
-) -> tuple[Float64[np.ndarray, "d"], float]:
+    embedding: Float32[np.ndarray, "V d"], rows: Int64[np.ndarray, n], y: Float64[np.ndarray, n]
+) -> tuple[Float64[np.ndarray, d], float]:
     """Only the coefficients: (A [d], B) of y ≈ E[rows]·A + B, for the few-shot curve."""
     system = _accumulate(embedding, rows, y, seed=0)
     line = _solve(system)
@@ -297,34 +321,31 @@ def _accumulate(embedding: np.ndarray, rows: np.ndarray, y: np.ndarray, seed: in
         bad = np.flatnonzero(~np.isfinite(mean_x))
         raise AnalysisError(f"The output embedding holds values that are not finite numbers (dimension {bad[0]}).")
     fold_of = np.random.default_rng([seed, 2]).permutation(len(rows)) % FOLDS
-    sums = [
-        {"n": 0, "sum_x": np.zeros(dim), "sum_y": 0.0, "gram": np.zeros((dim, dim)), "xy": np.zeros(dim), "yy": 0.0}
-        for _ in range(FOLDS)
-    ]
+    counts, sum_y, yy = np.zeros(FOLDS, dtype=int), np.zeros(FOLDS), np.zeros(FOLDS)
+    sum_x, xy, gram = np.zeros((FOLDS, dim)), np.zeros((FOLDS, dim)), np.zeros((FOLDS, dim, dim))
     for place, block in _blocks(embedding, rows):
         block -= mean_x
-        for fold, add in enumerate(sums):
+        for fold in range(FOLDS):
             chosen = fold_of[place] == fold
             x, target = block[chosen], y[place][chosen] - mean_y
-            add["n"] += len(x)
-            add["sum_x"] += x.sum(0)
-            add["sum_y"] += float(target.sum())
-            add["gram"] += x.T @ x
-            add["xy"] += x.T @ target
-            add["yy"] += float(target @ target)
-    squares = sum((add["gram"].diagonal() for add in sums), np.zeros(dim))
+            counts[fold] += len(x)
+            sum_x[fold] += x.sum(0)
+            sum_y[fold] += target.sum()
+            gram[fold] += x.T @ x
+            xy[fold] += x.T @ target
+            yy[fold] += target @ target
+    squares = gram.sum(0).diagonal()
     constant = squares <= len(rows) * (CONSTANT * np.abs(mean_x)) ** 2  # only rounding is left of such a column
-    for add in sums:
-        add["sum_x"][constant] = add["xy"][constant] = 0.0
-        add["gram"][constant], add["gram"][:, constant] = 0.0, 0.0
-    folds = tuple(_Fold(**add) for add in sums)
+    sum_x[:, constant] = xy[:, constant] = 0.0
+    gram[:, constant], gram[:, :, constant] = 0.0, 0.0
+    folds = tuple(_Fold(int(counts[k]), sum_x[k], float(sum_y[k]), gram[k], xy[k], float(yy[k])) for k in range(FOLDS))
     return _System(
         len(rows),
         mean_x,
         mean_y,
-        sum((f.gram for f in folds), np.zeros((dim, dim))),
-        sum((f.xy for f in folds), np.zeros(dim)),
-        sum(f.yy for f in folds),
+        gram.sum(0),
+        xy.sum(0),
+        float(yy.sum()),
         folds,
     )
 

@@ -10,9 +10,9 @@ Source: method §3, "counts of the token in sampled continuations"; Gumbel-max s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import scipy.stats
@@ -63,7 +63,12 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, value, fine, allowed in (
             ("number of samples", self.samples, 1 <= self.samples <= MOST_SAMPLES, f"from 1 to {MOST_SAMPLES}"),
-            ("number of new tokens", self.new_tokens, 1 <= self.new_tokens <= MOST_NEW_TOKENS, f"1 to {MOST_NEW_TOKENS}"),
+            (
+                "number of new tokens",
+                self.new_tokens,
+                1 <= self.new_tokens <= MOST_NEW_TOKENS,
+                f"1 to {MOST_NEW_TOKENS}",
+            ),
             ("temperature", self.temperature, 0.01 <= self.temperature <= 10, "from 0.01 to 10"),
             ("top-k", self.top_k, self.top_k >= 0, "0 (keep all) or more"),
             ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1 (keep all)"),
@@ -95,7 +100,9 @@ class Edited:
             moved = cap * torch.tanh((before + moved) / cap) - cap * torch.tanh(before / cap)
         return moved + self.shift
 
-    def apply(self, logits: Float[torch.Tensor, "n V"], hidden: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n V"]:
+    def apply(
+        self, logits: Float[torch.Tensor, "n V"], hidden: Float[torch.Tensor, "n d"]
+    ) -> Float[torch.Tensor, "n V"]:
         """[n, V] a copy of the logits with the edit."""
         return logits.index_add(1, self.ids, self.delta(hidden).to(logits.dtype))
 
@@ -112,7 +119,9 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
     """
     tokenizer = model.tokenizer
     if len(prompt) > MOST_CHARACTERS:
-        raise InputError(f"The prompt has {len(prompt):,} characters; at most {MOST_CHARACTERS:,} are taken: shorten it.")
+        raise InputError(
+            f"The prompt has {len(prompt):,} characters; at most {MOST_CHARACTERS:,} are taken: shorten it."
+        )
     if chat:
         if not tokenizer.chat_template:
             raise InputError(f"{model.files.name} has no chat template: switch the chat format off.")
@@ -127,7 +136,9 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
             raise InputError("The prompt is empty: write at least one word.")
         ids = [first]
     if max(ids) >= model.description.vocab_size:
-        raise InputError(f"The prompt holds token {max(ids)}, but the head has only {model.description.vocab_size} rows.")
+        raise InputError(
+            f"The prompt holds token {max(ids)}, but the head has only {model.description.vocab_size} rows."
+        )
     most = getattr(model.module.config.get_text_config(), "max_position_embeddings", None) or 2**31
     if len(ids) + new_tokens > most:
         raise InputError(
@@ -182,7 +193,7 @@ def generate(
     model: LoadedModel,
     prompt: str,
     steering: Steering | None = None,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling | None = None,
     *,
     chat: bool = False,
     progress: Progress = no_progress,
@@ -195,12 +206,13 @@ def generate(
         InputError: see `encode_prompt` and `Sampling`.
         Cancelled: from `progress`, between two tokens.
     """
+    sampling = sampling or Sampling()
     prompt_ids = encode_prompt(model, prompt, chat=chat, new_tokens=sampling.new_tokens)
     count = sampling.samples
     ends = _end_ids(model)
     with model.recording() as recorded:
         draw = _CoupledDraw(model, steering, sampling, ends, recorded)
-        output = model.module.generate(
+        output = _run(model)(
             prompt_ids.expand(2 * count, -1).to(model.device),
             attention_mask=torch.ones(2 * count, prompt_ids.shape[1], dtype=torch.long, device=model.device),
             generation_config=GenerationConfig(
@@ -222,8 +234,8 @@ def generate(
         after=after,
         before_tokens=tuple(token_texts(model.tokenizer, ids) for ids in before),
         after_tokens=tuple(token_texts(model.tokenizer, ids) for ids in after),
-        before_texts=tuple(model.tokenizer.decode(ids, skip_special_tokens=True) for ids in before),
-        after_texts=tuple(model.tokenizer.decode(ids, skip_special_tokens=True) for ids in after),
+        before_texts=_decoded(model, before),
+        after_texts=_decoded(model, after),
         counts=_counts(model, steering, before, after, draw),
         steps_before=sum(map(len, before)),
         steps_after=sum(map(len, after)),
@@ -234,7 +246,12 @@ class _CoupledDraw(LogitsProcessor):
     """Turns logits into (log-probabilities + shared Gumbel noise), of which `generate` takes the largest."""
 
     def __init__(
-        self, model: LoadedModel, steering: Steering | None, sampling: Sampling, ends: list[int], recorded: list[torch.Tensor]
+        self,
+        model: LoadedModel,
+        steering: Steering | None,
+        sampling: Sampling,
+        ends: list[int],
+        recorded: list[torch.Tensor],
     ) -> None:
         self.recorded, self.sampling, self.ends = recorded, sampling, torch.tensor(ends, device=model.device)
         self.edited = None if steering is None else Edited(model.head, steering)
@@ -248,7 +265,7 @@ class _CoupledDraw(LogitsProcessor):
         self.active: list[torch.Tensor] = []
         self.expected: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         count = self.sampling.samples
         hidden = self.recorded[-1][:, -1]  # [2K, d]
         self.recorded.clear()
@@ -282,9 +299,18 @@ class _Told(StoppingCriteria):
     def __init__(self, progress: Progress, start: int, total: int) -> None:
         self.progress, self.start, self.total = progress, start, total
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **_: object) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **_: object) -> torch.Tensor:
         self.progress("Sampling texts", min(1.0, (input_ids.shape[1] - self.start) / self.total))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _run(model: LoadedModel) -> Callable[..., torch.Tensor]:
+    """The model's own `generate` (transformers types it too loosely to be called)."""
+    return cast("Callable[..., torch.Tensor]", model.module.generate)
+
+
+def _decoded(model: LoadedModel, texts: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    return tuple(str(model.tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in texts)
 
 
 def _end_ids(model: LoadedModel) -> list[int]:
@@ -353,13 +379,13 @@ def sample_documents(
     have, batch = 0, 16
 
     class _Draw(LogitsProcessor):
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             progress("Sampling the model's own text", min(1.0, (have + batch * input_ids.shape[1]) / tokens))
             uniform = torch.rand(scores.shape, generator=draw, dtype=torch.float32)
             return scores.float() - torch.log(-torch.log(uniform.clamp(1e-30, 1 - 2**-24))).to(scores.device)
 
     while have < tokens:
-        output = model.module.generate(
+        output = _run(model)(
             start.expand(batch, -1).to(model.device),
             attention_mask=torch.ones(batch, start.shape[1], dtype=torch.long, device=model.device),
             generation_config=GenerationConfig(

@@ -197,8 +197,10 @@ class _Resumable:
         else:
             self.fit = moments if self.fit is None else self.fit.merge(moments)
         self.done += 1
-        if keep and self.done % FOLD_EVERY == 0 and self._write(
-            f"sums-{self.done:06d}", _Sums(self.done, self.fit, self.held_out)
+        if (
+            keep
+            and self.done % FOLD_EVERY == 0
+            and self._write(f"sums-{self.done:06d}", _Sums(self.done, self.fit, self.held_out))
         ):
             self._drop_behind()
 

@@ -46,7 +46,9 @@ class Edit:
 
     def __post_init__(self) -> None:
         if not 1 / MOST_RATIO <= self.ratio <= MOST_RATIO:  # also False for NaN
-            raise InputError(f"The ratio is {self.ratio:g}, but it must be from 1/1000000 to 1000000 (1 changes nothing).")
+            raise InputError(
+                f"The ratio is {self.ratio:g}, but it must be from 1/1000000 to 1000000 (1 changes nothing)."
+            )
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Judged:
         others_drift: mean |log s(x)|, s(x) the factor by which every token that is not steered changes there.
     """
 
-    realised: Float64[np.ndarray, "k"]
+    realised: Float64[np.ndarray, k]
     kl: float
     js: float
     top1_agreement: float
@@ -104,7 +106,7 @@ class Steering:
     calibrated: bool
     tokens: tuple[SteeredToken, ...]
     delta: Float64[np.ndarray, "k d"]
-    logit_shift: Float64[np.ndarray, "k"]
+    logit_shift: Float64[np.ndarray, k]
     kl: float
     js: float
     top1_agreement: float
@@ -142,12 +144,12 @@ def check_direction(direction: str) -> None:
 def direction_vector(
     direction: str,
     *,
-    weights: Float[np.ndarray, "d"],
-    saliency: Float[np.ndarray, "d"],
-    mean_hidden: Float[np.ndarray, "d"],
+    weights: Float[np.ndarray, d],
+    saliency: Float[np.ndarray, d],
+    mean_hidden: Float[np.ndarray, d],
     covariance: Float[np.ndarray, "d d"],
     seed: int = 0,
-) -> Float64[np.ndarray, "d"]:
+) -> Float64[np.ndarray, d]:
     """[d] u with ΔE = log(r)·u. The paper's have A·u = −1 (u = −Ω/A), minimum-variance and random have μ·u = 1.
 
     Args:
@@ -189,10 +191,10 @@ class Part:
     def __init__(
         self,
         sample: Reservoir,
-        ids: Int[np.ndarray, "k"],
+        ids: Int[np.ndarray, k],
         rows: Float64[np.ndarray, "k d"],
-        bias: Float64[np.ndarray, "k"],
-        direction: Float64[np.ndarray, "d"] | None,
+        bias: Float64[np.ndarray, k],
+        direction: Float64[np.ndarray, d] | None,
         softcap: float | None,
     ) -> None:
         self.softcap = softcap
@@ -210,23 +212,23 @@ class Part:
     def _cap(self, z: np.ndarray) -> np.ndarray:
         return z if self.softcap is None else self.softcap * np.tanh(z / self.softcap)
 
-    def delta(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "m k"]:
+    def delta(self, steps: Float64[np.ndarray, k]) -> Float64[np.ndarray, "m k"]:
         """[m, k] change of the steered logits when token i moves by steps[i] nats along the direction."""
         if self.on_logits or self.softcap is None:
             return self.shift[:, None] * steps
         return self._cap(self.logits + self.shift[:, None] * steps) - self._cap(self.logits)
 
-    def log_scale(self, delta: Float64[np.ndarray, "m k"]) -> Float64[np.ndarray, "m"]:
+    def log_scale(self, delta: Float64[np.ndarray, "m k"]) -> Float64[np.ndarray, m]:
         """[m] log s(x): by how much every token that is not steered changes."""
         left = np.log(np.maximum(1 - np.exp(self.log_p).sum(1), 1e-300))  # [m] what is not steered
         return -logsumexp(np.column_stack([left, self.log_p + delta]), axis=1)
 
-    def realised(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
+    def realised(self, steps: Float64[np.ndarray, k]) -> Float64[np.ndarray, k]:
         """[k] ratio of mean probabilities, edited over unedited."""
         delta = self.delta(steps)
         return np.exp(self.log_p + delta + self.log_scale(delta)[:, None]).mean(0) / self.mean_p
 
-    def judge(self, steps: Float64[np.ndarray, "k"]) -> Judged:
+    def judge(self, steps: Float64[np.ndarray, k]) -> Judged:
         delta = self.delta(steps)
         log_s = self.log_scale(delta)
         log_edited = self.log_p + delta + log_s[:, None]
@@ -290,13 +292,13 @@ class Steerer:
         encoding: Encoding,
         ids: Sequence[int],
         rows: Float64[np.ndarray, "k d"],
-        bias: Float64[np.ndarray, "k"],
+        bias: Float64[np.ndarray, k],
         names: Sequence[str],
         *,
         softcap: float | None = None,
         direction: str = "minimum-variance",
         seed: int = 0,
-        vector: Float64[np.ndarray, "d"] | None = None,
+        vector: Float64[np.ndarray, d] | None = None,
         calibrate_on: Reservoir | None = None,
     ) -> None:
         if not 1 <= len(ids) <= MOST_TOKENS:
@@ -305,9 +307,8 @@ class Steerer:
             raise InputError("A token is in the list twice: give each token once, with one ratio.")
         check_direction(direction)
         self.direction, self.rows, self.ids, self.names = direction, rows, tuple(ids), tuple(names)
-        self.vector = vector
         if vector is None:
-            self.vector = direction_vector(
+            vector = direction_vector(
                 direction,
                 weights=encoding.weights,
                 saliency=encoding.saliency,
@@ -315,7 +316,8 @@ class Steerer:
                 covariance=fit.covariance,
                 seed=seed,
             )
-        along = None if direction == LOGIT_BIAS else self.vector
+        self.vector = vector
+        along = None if direction == LOGIT_BIAS else vector
         id_array = np.asarray(ids, dtype=np.int64)
         sample = fit.reservoir if calibrate_on is None else calibrate_on
         self.fit = Part(sample, id_array, rows, bias, along, softcap)
@@ -366,7 +368,9 @@ class Steerer:
             delta_norm=float(np.linalg.norm(delta)),
         )
 
-    def sweep(self, ratios: Sequence[float], others: Sequence[float] = (), calibrate: bool = True) -> tuple[SweepPoint, ...]:
+    def sweep(
+        self, ratios: Sequence[float], others: Sequence[float] = (), calibrate: bool = True
+    ) -> tuple[SweepPoint, ...]:
         """The first token at every one of `ratios`; ratios that cannot be reached are left out."""
         points = []
         for ratio in ratios:
@@ -388,10 +392,12 @@ class Steerer:
             )
         return tuple(points)
 
-    def steps(self, ratios: Sequence[float], calibrate: bool = True) -> Float64[np.ndarray, "k"]:
+    def steps(self, ratios: Sequence[float], calibrate: bool = True) -> Float64[np.ndarray, k]:
         """[k] nats along the direction for each token; calibrated, the mean ratio on the fitting part is exact."""
         if len(ratios) != len(self.ids):
-            raise InputError(f"There are {len(self.ids)} tokens but {len(ratios)} ratios: give one ratio for each token.")
+            raise InputError(
+                f"There are {len(self.ids)} tokens but {len(ratios)} ratios: give one ratio for each token."
+            )
         targets = np.asarray([Edit(0, ratio).ratio for ratio in ratios], dtype=np.float64)
         self._refuse_impossible(targets)
         if not calibrate or self.direction == "random":  # a random direction keeps no sign: nothing to solve

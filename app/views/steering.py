@@ -55,8 +55,8 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
     with place:
         widgets.say(_sentence(steering))
     view = st.segmented_control(
-        "Figure", VIEWS, default=VIEWS[0], required=True, key="steering-view", label_visibility="collapsed",
-        persist_state="session",
+        "Figure", VIEWS, default=VIEWS[0], required=True, key="figure", label_visibility="collapsed",
+        bind="query-params",
     )  # fmt: skip
     draw = {"Prompt": _prompt, "Result": _result, "Range": _range, "Side effects": _costs, "Few positions": _few}
     draw[view or VIEWS[0]](choice, steering, encoding)

@@ -65,9 +65,9 @@ class Head:
     """
 
     weight: Float32[Tensor, "V d"]
-    bias: Float32[Tensor, " V"] | None
+    bias: Float32[Tensor, "V"] | None
     softcap: float | None
-    is_token: Bool[np.ndarray, " V"]
+    is_token: Bool[np.ndarray, "V"]
 
     def logits(
         self, hidden: Float32[Tensor, "n d"], out: Float32[Tensor, "n V"] | None = None
@@ -82,8 +82,8 @@ class Head:
         return values
 
     def rows(
-        self, ids: Sequence[int] | Int[np.ndarray, " k"]
-    ) -> tuple[Float64[np.ndarray, "k d"], Float64[np.ndarray, " k"]]:
+        self, ids: Sequence[int] | Int[np.ndarray, "k"]
+    ) -> tuple[Float64[np.ndarray, "k d"], Float64[np.ndarray, "k"]]:
         """Rows of E [k, d] and of the bias [k] (zeros if there is none) for `ids` [k], both float64."""
         index = torch.as_tensor(np.asarray(ids, dtype=np.int64), device=self.weight.device)
         weight = self.weight[index].cpu().numpy().astype(np.float64)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NewPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(smollm2_files: ModelFiles, cache_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The dashboard as a user starts it. At the end its log is searched for tracebacks."""
     folder = tmp_path_factory.mktemp("dashboard")
@@ -33,7 +33,7 @@ def server(smollm2_files: ModelFiles, cache_folder: Path, tmp_path_factory: pyte
     assert running.tracebacks() == ""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(chromium_path: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path, args=list(ARGUMENTS))
@@ -54,7 +54,7 @@ def page(new_page: NewPage) -> Page:
     return new_page()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def first_visit(browser: Browser, server: Server) -> str:
     """A first visitor starts an analysis and waits for it; returns what stands in the address afterwards.
 

@@ -43,10 +43,27 @@ def result(*arguments: str) -> dict:
 def test_fit(model: str, cache: str, tmp_path: Path) -> None:
     weights, tokens = tmp_path / "w.csv", tmp_path / "t.csv"
     found = result("fit", model, *SMALL, "--cache", cache, "--weights", str(weights), "--tokens", str(tokens))
-    assert found.keys() >= set(
-        "model revision corpus positions vocab_size dim rows_fitted r2 r2_adjusted r2_held_out_tokens r2_held_out_text "
-        "intercept condition_number cosine_minus_mean_hidden log_z_std effective_dims sparsity seconds cached".split()
-    )
+    assert found.keys() >= {
+        "model",
+        "revision",
+        "corpus",
+        "positions",
+        "vocab_size",
+        "dim",
+        "rows_fitted",
+        "r2",
+        "r2_adjusted",
+        "r2_held_out_tokens",
+        "r2_held_out_text",
+        "intercept",
+        "condition_number",
+        "cosine_minus_mean_hidden",
+        "log_z_std",
+        "effective_dims",
+        "sparsity",
+        "seconds",
+        "cached",
+    }
     assert found["sparsity"][-1].keys() >= {"dims", "r2"} and found["positions"] == 400
     assert list(pd.read_csv(weights).columns) == ["dim", "weight", "stderr", "t", "p", "saliency"]
     table = pd.read_csv(tokens)
@@ -61,8 +78,19 @@ def test_steer(model: str, cache: str) -> None:
         "steer", model, *SMALL, "--cache", cache, "--token", "id:70", "--ratio", "2", "--token", "id:80", "--ratio", "0.5",
         "--sweep", "0.5,2", "--few-shot", "16,64",
     )  # fmt: skip
-    assert found.keys() >= set("direction calibrated tokens kl js top1_agreement others_drift delta_norm sweep few_shot".split())
-    assert found["tokens"][0].keys() >= set("id token alpha target realised realised_held_out max_ratio".split())
+    assert found.keys() >= {
+        "direction",
+        "calibrated",
+        "tokens",
+        "kl",
+        "js",
+        "top1_agreement",
+        "others_drift",
+        "delta_norm",
+        "sweep",
+        "few_shot",
+    }
+    assert found["tokens"][0].keys() >= {"id", "token", "alpha", "target", "realised", "realised_held_out", "max_ratio"}
     assert [t["id"] for t in found["tokens"]] == [70, 80]
     assert found["tokens"][0]["realised"] == pytest.approx(2, rel=1e-4)
     assert found["direction"] == "minimum-variance" and found["calibrated"]
@@ -79,15 +107,31 @@ def test_generate(model: str, cache: str) -> None:
 
 def test_doctor(model: str, cache: str) -> None:
     found = result("doctor", model, "--cache", cache)
-    assert found.keys() >= set(
-        "model architecture vocab_size tokens dim tied bias softcap logit_scale padded_rows dtype parameters ram_bytes "
-        "max_logit_error supported reason".split()
-    )
+    assert found.keys() >= {
+        "model",
+        "architecture",
+        "vocab_size",
+        "tokens",
+        "dim",
+        "tied",
+        "bias",
+        "softcap",
+        "logit_scale",
+        "padded_rows",
+        "dtype",
+        "parameters",
+        "ram_bytes",
+        "max_logit_error",
+        "supported",
+        "reason",
+    }
     assert found["supported"] and found["max_logit_error"] < 1e-4
 
 
 def test_directions(model: str, cache: str) -> None:
-    found = result("directions", model, *SMALL, "--cache", cache, "--ranks", "20:120", "--tokens", "5", "--ratios", "0.5,2")
+    found = result(
+        "directions", model, *SMALL, "--cache", cache, "--ranks", "20:120", "--tokens", "5", "--ratios", "0.5,2"
+    )
     assert {row["direction"] for row in found["rows"]} >= {"minimum-variance", "saliency", "least-norm", "logit-bias"}
     calibrated = next(r for r in found["rows"] if r["calibrated"] and r["direction"] == "minimum-variance")
     assert max(calibrated["fit"]) < 1e-6
@@ -109,7 +153,11 @@ def test_directions(model: str, cache: str) -> None:
         (["steer", "MODEL", "--token", "id:999999", "--ratio", "2"], 2, "is no token"),
         (["steer", "MODEL", "--token", "id:5", "--ratio", "2", "--direction", "up"], 2, "direction is 'up'"),
         (["steer", "MODEL", "--token", "id:5", "--ratio", "2", "--sweep", "a,b"], 2, "--sweep is 'a,b'"),
-        (["steer", "MODEL", "--token", "id:5", "--token", "id:6", "--ratio", "2", "--ratio", "3", "--ratio", "4"], 2, "3 --ratio"),
+        (
+            ["steer", "MODEL", "--token", "id:5", "--token", "id:6", "--ratio", "2", "--ratio", "3", "--ratio", "4"],
+            2,
+            "3 --ratio",
+        ),
         (["generate", "MODEL", "--prompt", "x" * 50_000], 2, "50,000 characters"),
         (["generate", "MODEL", "--prompt", "x", "--samples", "0"], 2, "number of samples is 0"),
         (["directions", "MODEL", "--ranks", "7"], 2, "--ranks is '7'"),
@@ -167,8 +215,9 @@ def test_a_run_killed_with_9_goes_on_where_it_was(model: str, tmp_path: Path) ->
 
 
 def test_importing_the_command_line_is_quick() -> None:
+    heavy = {"torch", "transformers", "pandas", "scipy"}
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, core.cli; print(sorted({'torch','transformers','pandas','scipy'} & set(sys.modules)))"],
+        [sys.executable, "-c", f"import sys, core.cli; print(sorted({heavy} & set(sys.modules)))"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"

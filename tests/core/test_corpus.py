@@ -36,7 +36,7 @@ def write(path: Path, content: str | bytes) -> str:
 
 
 def test_each_file_format_gives_its_texts(tmp_path: Path) -> None:
-    texts = ["one river", "two mills, \"quoted\"\nand a line"]
+    texts = ["one river", 'two mills, "quoted"\nand a line']
     frame = pd.DataFrame({"n": [1, 2], "body": texts})
     frame.to_csv(tmp_path / "a.csv", index=False)
     frame.to_parquet(tmp_path / "a.parquet")

@@ -40,7 +40,9 @@ def planted(
     vocab: int = 900, dim: int = 12, seed: int = 0, noise: float = 0.3
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Observation]:
     rng = np.random.default_rng(seed)
-    embedding = (rng.standard_normal((vocab, dim)) * np.geomspace(0.1, 3, dim) + rng.standard_normal(dim)).astype(np.float32)
+    embedding = (rng.standard_normal((vocab, dim)) * np.geomspace(0.1, 3, dim) + rng.standard_normal(dim)).astype(
+        np.float32
+    )
     weights = rng.standard_normal(dim)
     y = embedding @ weights + 9 + noise * rng.standard_normal(vocab)
     return embedding, weights, y, observation(np.exp(-y), dim, rng)
@@ -155,7 +157,9 @@ def test_degenerate_embeddings_are_named() -> None:
     twice[:, 7] = 0.1
     found = encode(twice, seen)
     assert found.rank == 10 and found.condition_number == float("inf")
-    assert any("rank 10 of 12" in s for s in found.warnings) and any("same for every token (7)" in s for s in found.warnings)
+    assert any("rank 10 of 12" in s for s in found.warnings) and any(
+        "same for every token (7)" in s for s in found.warnings
+    )
     line = LinearRegression().fit(twice.astype(np.float64), y)
     np.testing.assert_allclose(found.predicted, line.predict(twice.astype(np.float64)), atol=1e-6)
     assert found.weights[7] == 0

@@ -53,7 +53,9 @@ def test_texts_agree_until_the_edit_makes_a_difference(tiny_analysis) -> None:
 
 def test_counts_match_their_expectation(tiny_analysis) -> None:
     analysis: Analysis = tiny_analysis("gpt2")
-    found = analysis.generate(PROMPT, edit(analysis, 6.0), Sampling(samples=64, new_tokens=60, temperature=0.9, top_p=0.98))
+    found = analysis.generate(
+        PROMPT, edit(analysis, 6.0), Sampling(samples=64, new_tokens=60, temperature=0.9, top_p=0.98)
+    )
     count = found.counts[0]
     for seen, expected in ((count.before, count.expected_before), (count.after, count.expected_after)):
         assert abs(seen - expected) < 5 * np.sqrt(expected + 1)

@@ -42,7 +42,12 @@ def brute_force(model, plan, held_out: bool) -> dict[str, np.ndarray]:
             log_z.append(logits.logsumexp(1))
             loss.append(torch.nn.functional.cross_entropy(logits, real, reduction="none"))
             counts.append(real)
-    found = {"sum_p": torch.cat(p).sum(0), "log_z": torch.cat(log_z), "loss": torch.cat(loss), "next": torch.cat(counts)}
+    found = {
+        "sum_p": torch.cat(p).sum(0),
+        "log_z": torch.cat(log_z),
+        "loss": torch.cat(loss),
+        "next": torch.cat(counts),
+    }
     return {name: value.numpy() for name, value in found.items()}
 
 

@@ -94,7 +94,9 @@ def test_the_judgement_is_that_of_whole_distributions(tiny_analysis, architectur
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gptj", "gemma2", "granite"])
 @pytest.mark.parametrize("ratios", [(2.0,), (0.5,), (1.3, 0.5, 2.0)])
-def test_calibrated_edits_realise_their_ratio_exactly(tiny_analysis, architecture: str, ratios: tuple[float, ...]) -> None:
+def test_calibrated_edits_realise_their_ratio_exactly(
+    tiny_analysis, architecture: str, ratios: tuple[float, ...]
+) -> None:
     analysis: Analysis = tiny_analysis(architecture)
     ids = frequent(analysis, (60, 90, 120)[: len(ratios)])
     steering = analysis.steer([Edit(i, r) for i, r in zip(ids, ratios, strict=True)])
@@ -245,5 +247,3 @@ def test_extreme_logits_stay_finite() -> None:
         judged = part.judge(np.array([step]))
         assert np.isfinite([*judged.realised, judged.kl, judged.js, judged.others_drift]).all()
         assert 0 <= judged.js <= np.log(2) + 1e-9
-
-
