@@ -100,13 +100,13 @@ class Encoding:
         mean_hidden: [d] mean(h), for comparison with −A.
     """
 
-    weights: Float64[np.ndarray, d]
-    standard_errors: Float64[np.ndarray, d]
-    t_values: Float64[np.ndarray, d]
-    p_values: Float64[np.ndarray, d]
-    saliency: Float64[np.ndarray, d]
-    embedding_std: Float64[np.ndarray, d]
-    mean_hidden: Float64[np.ndarray, d]
+    weights: Float64[np.ndarray, "d"]
+    standard_errors: Float64[np.ndarray, "d"]
+    t_values: Float64[np.ndarray, "d"]
+    p_values: Float64[np.ndarray, "d"]
+    saliency: Float64[np.ndarray, "d"]
+    embedding_std: Float64[np.ndarray, "d"]
+    mean_hidden: Float64[np.ndarray, "d"]
     intercept: float
     intercept_error: float
     r2: float
@@ -117,14 +117,14 @@ class Encoding:
     condition_number: float
     rank: int
     effective_dims: float
-    token_ids: Int64[np.ndarray, n]
-    counts: Int64[np.ndarray, n]
-    alpha: Float64[np.ndarray, n]
-    alpha_held_out: Float64[np.ndarray, n]
-    neg_log_alpha: Float64[np.ndarray, n]
-    predicted: Float64[np.ndarray, n]
+    token_ids: Int64[np.ndarray, "n"]
+    counts: Int64[np.ndarray, "n"]
+    alpha: Float64[np.ndarray, "n"]
+    alpha_held_out: Float64[np.ndarray, "n"]
+    neg_log_alpha: Float64[np.ndarray, "n"]
+    predicted: Float64[np.ndarray, "n"]
     pca: Float32[np.ndarray, "n 2"]
-    pca_explained: Float64[np.ndarray, k]
+    pca_explained: Float64[np.ndarray, "k"]
     sparsity: tuple[SparsityPoint, ...]
     predictors: tuple[Predictor, ...]
     cosine_minus_mean_hidden: float
@@ -145,7 +145,7 @@ class Encoding:
     kinds: tuple[str, ...] = ()
 
     @property
-    def residual(self) -> Float64[np.ndarray, n]:
+    def residual(self) -> Float64[np.ndarray, "n"]:
         """[n] −log alpha − predicted, nats: positive where a token is rarer than its embedding says."""
         return self.neg_log_alpha - self.predicted
 
@@ -167,8 +167,8 @@ def encode(
     embedding: Float32[np.ndarray, "V d"],
     observation: Observation,
     *,
-    bias: Float[np.ndarray, V] | None = None,
-    is_token: Bool[np.ndarray, V] | None = None,
+    bias: Float[np.ndarray, "V"] | None = None,
+    is_token: Bool[np.ndarray, "V"] | None = None,
     seed: int = 0,
 ) -> Encoding:
     """Fit the encoding.
@@ -263,8 +263,8 @@ def encode(
 
 
 def fit_line(
-    embedding: Float32[np.ndarray, "V d"], rows: Int64[np.ndarray, n], y: Float64[np.ndarray, n]
-) -> tuple[Float64[np.ndarray, d], float]:
+    embedding: Float32[np.ndarray, "V d"], rows: Int64[np.ndarray, "n"], y: Float64[np.ndarray, "n"]
+) -> tuple[Float64[np.ndarray, "d"], float]:
     """Only the coefficients: (A [d], B) of y ≈ E[rows]·A + B, for the few-shot curve."""
     system = _accumulate(embedding, rows, y, seed=0)
     line = _solve(system)

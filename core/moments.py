@@ -26,12 +26,12 @@ class Reservoir:
     """
 
     capacity: int
-    key: UInt64[np.ndarray, m]
+    key: UInt64[np.ndarray, "m"]
     hidden: Float32[np.ndarray, "m d"]
-    log_z: Float64[np.ndarray, m]
+    log_z: Float64[np.ndarray, "m"]
     top_ids: Int32[np.ndarray, "m top"]
     top_logits: Float32[np.ndarray, "m top"]
-    next_token: Int32[np.ndarray, m]
+    next_token: Int32[np.ndarray, "m"]
 
     def __len__(self) -> int:
         return len(self.key)
@@ -71,13 +71,13 @@ class Moments:
     """
 
     n: int
-    sum_p: Float64[np.ndarray, V]
-    counts: Int64[np.ndarray, V]
-    sum_h: Float64[np.ndarray, d]
+    sum_p: Float64[np.ndarray, "V"]
+    counts: Int64[np.ndarray, "V"]
+    sum_h: Float64[np.ndarray, "d"]
     sum_hh: Float64[np.ndarray, "d d"]
     sum_log_z: float
     sum_log_z2: float
-    sum_h_log_z: Float64[np.ndarray, d]
+    sum_h_log_z: Float64[np.ndarray, "d"]
     sum_loss: float
     reservoir: Reservoir
 
@@ -88,12 +88,12 @@ class Moments:
         return Moments(n=self.n + other.n, reservoir=self.reservoir.merge(other.reservoir), **sums)
 
     @property
-    def alpha(self) -> Float64[np.ndarray, V]:
+    def alpha(self) -> Float64[np.ndarray, "V"]:
         """[V] mean next-token probability of every token."""
         return self.sum_p / self.n
 
     @property
-    def mean_hidden(self) -> Float64[np.ndarray, d]:
+    def mean_hidden(self) -> Float64[np.ndarray, "d"]:
         return self.sum_h / self.n
 
     @property
@@ -110,7 +110,7 @@ class Moments:
         return max(0.0, self.sum_log_z2 / self.n - self.log_z_mean**2)
 
     @property
-    def covariance_h_log_z(self) -> Float64[np.ndarray, d]:
+    def covariance_h_log_z(self) -> Float64[np.ndarray, "d"]:
         """[d] Cov(h, log Z)."""
         return self.sum_h_log_z / self.n - self.mean_hidden * self.log_z_mean
 

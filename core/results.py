@@ -27,11 +27,11 @@ class NextToken:
         entropy_before, entropy_after: of the whole distribution, nats.
     """
 
-    token_ids: Int64[np.ndarray, k]
+    token_ids: Int64[np.ndarray, "k"]
     tokens: tuple[str, ...]
-    before: Float64[np.ndarray, k]
-    after: Float64[np.ndarray, k]
-    steered: Bool[np.ndarray, k]
+    before: Float64[np.ndarray, "k"]
+    after: Float64[np.ndarray, "k"]
+    steered: Bool[np.ndarray, "k"]
     others_factor: float
     entropy_before: float
     entropy_after: float

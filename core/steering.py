@@ -62,7 +62,7 @@ class Judged:
         others_drift: mean |log s(x)|, s(x) the factor by which every token that is not steered changes there.
     """
 
-    realised: Float64[np.ndarray, k]
+    realised: Float64[np.ndarray, "k"]
     kl: float
     js: float
     top1_agreement: float
@@ -106,7 +106,7 @@ class Steering:
     calibrated: bool
     tokens: tuple[SteeredToken, ...]
     delta: Float64[np.ndarray, "k d"]
-    logit_shift: Float64[np.ndarray, k]
+    logit_shift: Float64[np.ndarray, "k"]
     kl: float
     js: float
     top1_agreement: float
@@ -144,12 +144,12 @@ def check_direction(direction: str) -> None:
 def direction_vector(
     direction: str,
     *,
-    weights: Float[np.ndarray, d],
-    saliency: Float[np.ndarray, d],
-    mean_hidden: Float[np.ndarray, d],
+    weights: Float[np.ndarray, "d"],
+    saliency: Float[np.ndarray, "d"],
+    mean_hidden: Float[np.ndarray, "d"],
     covariance: Float[np.ndarray, "d d"],
     seed: int = 0,
-) -> Float64[np.ndarray, d]:
+) -> Float64[np.ndarray, "d"]:
     """[d] u with ΔE = log(r)·u. The paper's have A·u = −1 (u = −Ω/A), minimum-variance and random have μ·u = 1.
 
     Args:
@@ -191,10 +191,10 @@ class Part:
     def __init__(
         self,
         sample: Reservoir,
-        ids: Int[np.ndarray, k],
+        ids: Int[np.ndarray, "k"],
         rows: Float64[np.ndarray, "k d"],
-        bias: Float64[np.ndarray, k],
-        direction: Float64[np.ndarray, d] | None,
+        bias: Float64[np.ndarray, "k"],
+        direction: Float64[np.ndarray, "d"] | None,
         softcap: float | None,
     ) -> None:
         self.softcap = softcap
@@ -212,23 +212,23 @@ class Part:
     def _cap(self, z: np.ndarray) -> np.ndarray:
         return z if self.softcap is None else self.softcap * np.tanh(z / self.softcap)
 
-    def delta(self, steps: Float64[np.ndarray, k]) -> Float64[np.ndarray, "m k"]:
+    def delta(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "m k"]:
         """[m, k] change of the steered logits when token i moves by steps[i] nats along the direction."""
         if self.on_logits or self.softcap is None:
             return self.shift[:, None] * steps
         return self._cap(self.logits + self.shift[:, None] * steps) - self._cap(self.logits)
 
-    def log_scale(self, delta: Float64[np.ndarray, "m k"]) -> Float64[np.ndarray, m]:
+    def log_scale(self, delta: Float64[np.ndarray, "m k"]) -> Float64[np.ndarray, "m"]:
         """[m] log s(x): by how much every token that is not steered changes."""
         left = np.log(np.maximum(1 - np.exp(self.log_p).sum(1), 1e-300))  # [m] what is not steered
         return -logsumexp(np.column_stack([left, self.log_p + delta]), axis=1)
 
-    def realised(self, steps: Float64[np.ndarray, k]) -> Float64[np.ndarray, k]:
+    def realised(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
         """[k] ratio of mean probabilities, edited over unedited."""
         delta = self.delta(steps)
         return np.exp(self.log_p + delta + self.log_scale(delta)[:, None]).mean(0) / self.mean_p
 
-    def judge(self, steps: Float64[np.ndarray, k]) -> Judged:
+    def judge(self, steps: Float64[np.ndarray, "k"]) -> Judged:
         delta = self.delta(steps)
         log_s = self.log_scale(delta)
         log_edited = self.log_p + delta + log_s[:, None]
@@ -292,13 +292,13 @@ class Steerer:
         encoding: Encoding,
         ids: Sequence[int],
         rows: Float64[np.ndarray, "k d"],
-        bias: Float64[np.ndarray, k],
+        bias: Float64[np.ndarray, "k"],
         names: Sequence[str],
         *,
         softcap: float | None = None,
         direction: str = "minimum-variance",
         seed: int = 0,
-        vector: Float64[np.ndarray, d] | None = None,
+        vector: Float64[np.ndarray, "d"] | None = None,
         calibrate_on: Reservoir | None = None,
     ) -> None:
         if not 1 <= len(ids) <= MOST_TOKENS:
@@ -392,7 +392,7 @@ class Steerer:
             )
         return tuple(points)
 
-    def steps(self, ratios: Sequence[float], calibrate: bool = True) -> Float64[np.ndarray, k]:
+    def steps(self, ratios: Sequence[float], calibrate: bool = True) -> Float64[np.ndarray, "k"]:
         """[k] nats along the direction for each token; calibrated, the mean ratio on the fitting part is exact."""
         if len(ratios) != len(self.ids):
             raise InputError(
