@@ -36,7 +36,7 @@ STYLE = """
 .hs-steered {background: color-mix(in srgb, HS_AFTER 26%, transparent); box-shadow: inset 0 -2px 0 HS_AFTER;}
 .hs-warning {border-left: 4px solid HS_WARNING; padding: .3rem 0 .3rem .8rem; margin: 0;
   max-width: 60rem; line-height: 1.5;}
-.hs-facts {display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem 1.5rem;
+.hs-facts {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 44%), 1fr)); gap: 1rem 1.5rem;
   margin: .4rem 0 !important; padding: 0 !important;}
 .hs-facts dt {font-size: .85rem; opacity: .75;}
 .hs-facts dd {margin: 0 !important; padding: 0; font-size: 1.08rem; overflow-wrap: anywhere;}

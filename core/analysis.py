@@ -353,8 +353,10 @@ class Analysis:
         self, token_ids: Sequence[int], ratios: Sequence[float], direction: str, calibrated: bool, progress: Progress
     ) -> DirectionRow:
         errors: list[list[tuple[float, float]]] = [[] for _ in ratios]
+        vector = None
         for token_id in token_ids:
-            steerer = self.steerer([token_id], direction, progress=progress)
+            steerer = self.steerer([token_id], direction, vector=vector, progress=progress)
+            vector = steerer.vector  # the same for every token
             for place, ratio in enumerate(ratios):
                 try:
                     steps = steerer.steps([ratio], calibrated)

@@ -21,7 +21,6 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 from jaxtyping import Float, Float64, Int
-from scipy.special import logsumexp
 
 from core.encoding import Encoding
 from core.errors import AnalysisError, InputError
@@ -34,7 +33,10 @@ MOST_TOKENS = 15
 """Tokens that can be steered together: one fewer than the largest logits kept per position, so that the best token that
 is not steered is always known."""
 MOST_RATIO = 1e6
-SEARCH = np.concatenate([np.geomspace(1e-3, 0.25, 12), np.arange(0.3, 3.0, 0.1), np.geomspace(3.0, 60.0, 24)])
+SEARCH = np.concatenate([np.geomspace(0.01, 0.5, 5), np.arange(0.7, 2.0, 0.2), np.geomspace(2.0, 60.0, 20)])
+"""Multiples of log r that are tried in this order until the mean ratio passes r; the root is then found in between."""
+MOST_SHIFT = 600.0
+"""Largest change of a logit, nats: beyond it nothing changes any more, and e^600 is still a number."""
 
 
 @dataclass(frozen=True)
@@ -198,11 +200,16 @@ class Part:
         softcap: float | None,
     ) -> None:
         self.softcap = softcap
-        self.logits = sample.hidden @ rows.T + bias  # [m, k] before the soft-cap
-        self.shift = np.ones(len(sample)) if direction is None else sample.hidden @ direction  # [m]
+        # products in the precision of the hidden states (a copy of them in fp64 would cost more than all the rest)
+        self.logits = (sample.hidden @ rows.T.astype(np.float32)).astype(np.float64) + bias  # [m, k] before the soft-cap
+        self.shift = np.ones(len(sample))  # [m]
+        if direction is not None:
+            self.shift = (sample.hidden @ direction.astype(np.float32)).astype(np.float64)
         self.on_logits = direction is None
         self.log_p = np.minimum(self._cap(self.logits) - sample.log_z[:, None], -1e-12)
-        self.mean_p = np.exp(self.log_p).mean(0)  # [k]
+        self.p = np.exp(self.log_p)
+        self.rest = np.maximum(1 - self.p.sum(1), 1e-300)  # [m] what is not steered
+        self.mean_p = self.p.mean(0)  # [k]
         steered = np.isin(sample.top_ids, ids)
         first = steered.argmin(1)  # the largest logit that is not steered
         place = np.arange(len(sample))
@@ -215,25 +222,27 @@ class Part:
     def delta(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "m k"]:
         """[m, k] change of the steered logits when token i moves by steps[i] nats along the direction."""
         if self.on_logits or self.softcap is None:
-            return self.shift[:, None] * steps
+            return np.clip(self.shift[:, None] * steps, -MOST_SHIFT, MOST_SHIFT)
         return self._cap(self.logits + self.shift[:, None] * steps) - self._cap(self.logits)
 
     def log_scale(self, delta: Float64[np.ndarray, "m k"]) -> Float64[np.ndarray, "m"]:
         """[m] log s(x): by how much every token that is not steered changes."""
-        left = np.log(np.maximum(1 - np.exp(self.log_p).sum(1), 1e-300))  # [m] what is not steered
-        return -logsumexp(np.column_stack([left, self.log_p + delta]), axis=1)
+        return -np.log(self.rest + self._pushed(delta).sum(1))
+
+    def _pushed(self, delta: Float64[np.ndarray, "m k"]) -> Float64[np.ndarray, "m k"]:
+        """[m, k] p e^δ: what the steered tokens weigh before all are scaled to sum to 1 again."""
+        return self.p * np.exp(delta)
 
     def realised(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
         """[k] ratio of mean probabilities, edited over unedited."""
-        delta = self.delta(steps)
-        return np.exp(self.log_p + delta + self.log_scale(delta)[:, None]).mean(0) / self.mean_p
+        pushed = self._pushed(self.delta(steps))
+        return (pushed / (self.rest + pushed.sum(1))[:, None]).mean(0) / self.mean_p
 
     def judge(self, steps: Float64[np.ndarray, "k"]) -> Judged:
         delta = self.delta(steps)
         log_s = self.log_scale(delta)
         log_edited = self.log_p + delta + log_s[:, None]
-        p, edited = np.exp(self.log_p), np.exp(log_edited)
-        rest = np.maximum(1 - p.sum(1), 0.0)
+        p, edited, rest = self.p, np.exp(log_edited), self.rest
         kl = -log_s - (p * delta).sum(1)
         log_middle = np.logaddexp(self.log_p, log_edited) - np.log(2)  # steered tokens
         log_rest = np.logaddexp(0.0, log_s) - np.log(2)  # every other token, relative to p
@@ -266,8 +275,9 @@ class Part:
         """The same for one of the tokens, as if the others were not steered."""
         part = object.__new__(Part)
         part.softcap, part.shift, part.on_logits = self.softcap, self.shift, self.on_logits
-        for name in ("logits", "log_p"):
+        for name in ("logits", "log_p", "p"):
             setattr(part, name, getattr(self, name)[:, token : token + 1])
+        part.rest = np.maximum(1 - part.p[:, 0], 1e-300)
         part.mean_p = self.mean_p[token : token + 1]
         return part
 

@@ -74,7 +74,7 @@ def _facts(choice: Choice, encoding: Encoding, found: HeadFacts | None) -> list[
         ]
     return [
         *items,
-        ("Rows without a token", f"{encoding.padded_rows:,} padding, {encoding.excluded_rows:,} never probable"),
+        ("Rows without a token", f"{encoding.padded_rows:,} padding, {encoding.excluded_rows:,} of probability 0"),
         ("Text", f"{uploads.title(choice.corpus)}, {words.plural(encoding.documents, 'document')}"),
         ("Positions that fit", f"{encoding.positions:,}"),
         (

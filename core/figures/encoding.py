@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from core.figures import words
-from core.figures.look import Chart, Look, blank, count_axis, label, labels, one_in_axis
+from core.figures.look import MONO, Chart, Look, blank, count_axis, label, labels, one_in_axis
 
 if TYPE_CHECKING:
     from core.encoding import Encoding
@@ -75,22 +75,33 @@ def fit_scatter(encoding: Encoding, look: Look, chosen: Sequence[int] = ()) -> C
     )
     ticks = one_in_axis(low, high, overlaying="y", side="right", matches="y")
     figure.add_scatter(x=[None], y=[None], yaxis="y2", showlegend=False, hoverinfo="skip")
-    place = {int(i): at for at, i in enumerate(encoding.token_ids)}
-    at = [place[i] for i in chosen if i in place]
+    places = {int(i): at for at, i in enumerate(encoding.token_ids)}
+    at = [places[i] for i in chosen if i in places]
     if at:
-        names = [encoding.tokens[i] for i in at]
-        figure.add_scatter(
+        names = labels([encoding.tokens[i] for i in at])
+        figure.add_scattergl(  # drawn after the points, hence on top of them
             x=predicted[at],
             y=measured[at],
-            mode="markers+text",
-            marker={"size": 11, "color": look.after, "line": {"color": look.paper, "width": 1.5}},
-            text=labels(names),
-            textposition="top center",
-            textfont={"color": look.after, "size": look.type_size},
+            mode="markers",
+            marker={"size": 13, "color": look.after, "line": {"color": look.paper, "width": 2}},
+            text=names,
             customdata=[words.one_in(float(encoding.alpha[i])) for i in at],
             hovertemplate="%{text}<br>%{customdata}, measured %{y:.2f}, predicted %{x:.2f} nats<extra></extra>",
             showlegend=False,
         )
+        for place, name in zip(at, names, strict=True):
+            figure.add_annotation(
+                x=predicted[place],
+                y=measured[place],
+                text=name,
+                font={"color": look.after, "family": MONO},
+                bgcolor=look.paper,
+                opacity=0.95,
+                ax=-46,
+                ay=-38,
+                arrowcolor=look.after,
+                arrowhead=0,
+            )
     figure.update_layout(yaxis2=ticks, xaxis_range=[low, high], yaxis_range=[low, high], margin_t=16)
     summary = (
         f"{len(measured):,} tokens: measured against predicted −log probability. They lie along the diagonal; "
@@ -192,7 +203,7 @@ def predictors(encoding: Encoding, look: Look) -> Chart:
         }
     )
     at = list(range(len(items)))
-    figure = blank(look, x="share of the variance of −log alpha explained")
+    figure = blank(look, x="share of the variance explained")
     figure.add_bar(
         y=at,
         x=table["squared_correlation"],

@@ -14,7 +14,7 @@ def agreement(max_logit_error: float, tolerance: float, half_precision_deviation
     if half_precision_deviation:
         rows.append(("model in half precision", half_precision_deviation, look.baseline, "diamond"))
     floor = 1e-9
-    figure = blank(look, x="largest difference from the model's own fp32 logits", height=round(look.height / 2))
+    figure = blank(look, x="largest difference of a logit", height=round(look.height / 2))
     for at, (name, value, colour, symbol) in enumerate(rows):
         figure.add_scatter(
             x=[max(value, floor)],
