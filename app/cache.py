@@ -16,28 +16,15 @@ from app import jobs, preload
 from app.jobs import Job
 from app.state import Choice
 from core.figures import Chart, Look
+from core.model.facts import HeadFacts
 from core.settings import Progress
 from core.steering import Edit
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
     from core.encoding import Encoding
-    from core.model.head import HeadDescription
-    from core.model.probe import HeadCheck
     from core.results import Generated, NextToken, TokenChoice
     from core.steering import Steering, SweepPoint
-
-
-@dataclass(frozen=True)
-class HeadFacts:
-    """A loaded model in a few values: its head, how exactly it is reproduced, where it came from, RAM in bytes."""
-
-    description: HeadDescription
-    check: HeadCheck
-    revision: str | None
-    sha256: str
-    ram: int
-    device: str
 
 
 class _NotYet(Exception):
@@ -200,13 +187,20 @@ def has_chat_template(choice: Choice) -> bool:
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
-def head_facts(choice: Choice) -> HeadFacts:
-    """What the Model page says about a prepared analysis."""
-    from core.model.memory import estimate_ram
+def _head_facts(choice: Choice) -> HeadFacts:
+    found = _analysis(choice).cached_head_facts()
+    if found is None:
+        raise _NotYet
+    return found
 
-    model = _prepared(choice).loaded()
-    ram = estimate_ram(model.files.folder, choice.settings.dtype)
-    return HeadFacts(model.description, model.check, model.files.revision, model.files.sha256, ram, str(model.device))
+
+def head_facts(choice: Choice) -> HeadFacts | Job:
+    """What the Model page says of the head: from the store (then torch is not needed), or the job that loads the model."""
+    try:
+        return _head_facts(choice)
+    except _NotYet:
+        ready = prepared(choice)
+        return ready if isinstance(ready, Job) else ready.head_facts()
 
 
 @st.cache_resource(max_entries=48, show_spinner=False)

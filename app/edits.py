@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 
 import numpy as np
 import streamlit as st
@@ -12,7 +13,7 @@ from app.state import Choice
 from core.encoding import Encoding
 from core.errors import HeadscopeError
 from core.figures import words
-from core.steering import Edit
+from core.steering import Edit, Steering
 
 UP = (1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
 TENS = (10, 12, 15, 18, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 100)
@@ -136,3 +137,42 @@ def _take(token_id: int, encoding: Encoding) -> None:
         state.choose(**{"add-token": "", "edit_refused": ""})
     except HeadscopeError as error:
         state.choose(edit_refused=str(error))
+
+
+def controls() -> tuple[str, bool]:
+    """Along which direction, and whether the step is calibrated."""
+    with st.expander("Direction and calibration"):
+        direction = st.selectbox(
+            "Direction",
+            state.DIRECTION_CHOICES,
+            key="direction",
+            persist_state="session",
+            help="Along which the token's row moves. minimum-variance (ours) shifts the logit most evenly over "
+            "contexts; saliency, least-norm, uniform and top-k are readings of the paper's Ω; random is a baseline.",
+        )
+        calibrate = st.toggle(
+            "Calibrate the step",
+            key="calibrate",
+            persist_state="session",
+            help="Solve for the step at which the mean ratio on the fitting text is exact. Off: log r as it is.",
+        )
+        st.latex(
+            r"E_w \leftarrow E_w + \Delta E,\qquad \Delta E = \log(r)\,\frac{\Sigma^{-1}\mu}{\mu^{\top}\Sigma^{-1}\mu}"
+            r"\quad\text{or the paper's}\quad -\log(r)\,\Omega A^{-1}"
+        )
+    return direction, calibrate
+
+
+def explain_misses(steering: Steering, encoding: Encoding) -> None:
+    """Where the held-out ratio is off: how differently the token occurs in the two parts of the text."""
+    known = alphas(encoding, state.edits())
+    for t in steering.tokens:
+        off = math.exp(abs(math.log(max(t.realised_held_out, 1e-12) / t.target)))
+        if off < 1.25 or t.id not in known:
+            continue
+        held_out = float(encoding.alpha_held_out[np.searchsorted(encoding.token_ids, t.id)])
+        widgets.warning(
+            f"{widgets.chip(t.token, t.id)} is off by a factor of <b>{words.number(off)}</b> on new text. It is "
+            f"{words.one_in(t.alpha)} in the text that fits and {words.one_in(held_out)} in the text that judges: a "
+            "mean that rests on few contexts does not carry over. More positions help, or no calibration."
+        )

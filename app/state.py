@@ -23,7 +23,13 @@ from core.steering import DIRECTIONS, MOST_TOKENS, Edit
 
 POSITIONS = (1024, 4096, 16384, 65536)
 DEFAULT_PROMPT = "We walked along the"
-DIRECTION_CHOICES = tuple(name.replace("K", "50") for name in DIRECTIONS)
+DIRECTION_CHOICES = tuple(
+    each
+    for name in DIRECTIONS
+    for each in ([name.replace("K", size) for size in ("10", "50")] if name.endswith(":K") else [name])
+)
+LARGE_TYPE = 22
+"""Pixels in figures for a class room, where nothing may be smaller than 20."""
 HISTORY = 50
 
 
@@ -137,7 +143,7 @@ def chosen(key: str) -> object:
 def look() -> Look:
     """Light or dark as the browser shows it, large where the presenter asked for it."""
     with contextlib.suppress(AttributeError):
-        return Look(dark=st.context.theme.type == "dark", type_size=20 if st.session_state.get("large") else 14)
+        return Look(dark=st.context.theme.type == "dark", type_size=LARGE_TYPE if st.session_state.get("large") else 14)
     return Look()
 
 

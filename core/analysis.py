@@ -22,6 +22,7 @@ import numpy as np
 from core.corpus import Corpus, Plan, plan_windows, read_corpus, self_sampled_tokens, tokenise
 from core.encoding import Encoding, encode, fit_line
 from core.errors import AnalysisError, InputError
+from core.model.facts import HeadFacts
 from core.model.files import ModelFiles, ready, resolve
 from core.moments import Observation, Reservoir
 from core.results import DirectionRow, FewShotPoint, Generated, NextToken, TokenChoice
@@ -116,6 +117,26 @@ class Analysis:
                 self.cached = self._encoding is not None
         return self._encoding
 
+    def cached_head_facts(self) -> HeadFacts | None:
+        """What is known of the model's head since it was loaded last; never loads it."""
+        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        return None if files is None else self.store.get("head", self._head_key(files), HeadFacts)
+
+    def head_facts(self, progress: Progress = no_progress) -> HeadFacts:
+        """What the model's head is and how exactly it is reproduced."""
+        found = self.cached_head_facts()
+        if found is None:
+            from core.model.memory import estimate_ram
+
+            model = self.loaded(progress)
+            files, ram = model.files, estimate_ram(model.files.folder, self.settings.dtype)
+            found = HeadFacts(model.description, model.check, files.revision, files.sha256, ram, str(model.device))
+            self.store.put("head", self._head_key(files), found)
+        return found
+
+    def _head_key(self, files: ModelFiles) -> dict[str, Any]:
+        return {"model": files.sha256, "device": self.settings.device, "dtype": self.settings.dtype}
+
     def encoding(self, progress: Progress = no_progress) -> Encoding:
         """Observe the model on the corpus and fit −log alpha = A·E + B."""
         with self._lock:
@@ -131,6 +152,7 @@ class Analysis:
                 )
                 self._encoding = _named(found, model)
                 self.store.put("encoding", self.key(model.files), self._encoding)
+                self.head_facts(progress)
             self.seconds = time.perf_counter() - started
             if self._encoding is None:
                 raise AnalysisError("The encoding could not be computed.")

@@ -201,7 +201,9 @@ class Part:
     ) -> None:
         self.softcap = softcap
         # products in the precision of the hidden states (a copy of them in fp64 would cost more than all the rest)
-        self.logits = (sample.hidden @ rows.T.astype(np.float32)).astype(np.float64) + bias  # [m, k] before the soft-cap
+        self.logits = (sample.hidden @ rows.T.astype(np.float32)).astype(
+            np.float64
+        ) + bias  # [m, k] before the soft-cap
         self.shift = np.ones(len(sample))  # [m]
         if direction is not None:
             self.shift = (sample.hidden @ direction.astype(np.float32)).astype(np.float64)

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import platformdirs
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 RESULT_FORMAT = 1
@@ -122,7 +122,7 @@ def write_result(path: Path, result: Any, key: str = "") -> None:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if type(error).__name__ == "SafetensorError":  # how safetensors reports a full disk
+        if isinstance(error, SafetensorError):  # how safetensors reports a full disk
             raise OSError(str(error)) from error
         raise
 
@@ -135,16 +135,24 @@ def read_result(path: Path, result_type: type[T], key: str = "") -> T | None:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not arrays.keys() - {"empty"}:
             arrays = {}
-        if metadata.get("key") != key or metadata.get("digest") != _digest(key, metadata["body"], arrays):
+        if metadata["key"] != key or metadata["digest"] != _digest(key, metadata["body"], arrays):
             raise ValueError("its digest does not match its contents")
-        return typing.cast(T, _unpack(json.loads(metadata["body"]), result_type, arrays))
     except FileNotFoundError:
         return None
-    except Exception as error:
-        log.warning("A stored result is damaged and will be computed again: %s (%s).", path.name, error)
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        _drop(path, f"damaged ({error})")
         return None
+    try:  # the contents are what was written; another version of Headscope may have written other fields
+        return typing.cast(T, _unpack(json.loads(metadata["body"]), result_type, arrays))
+    except (TypeError, KeyError) as error:
+        _drop(path, f"of another version ({error})")
+        return None
+
+
+def _drop(path: Path, why: str) -> None:
+    log.warning("A stored result is %s and will be computed again: %s.", why, path.name)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _digest(key: str, body: str, arrays: Mapping[str, np.ndarray]) -> str:

@@ -23,8 +23,8 @@ def page() -> None:
         return
     st.title(QUESTION, anchor=False)
     encoding = widgets.need_encoding(choice)
-    ready = cache.prepared(choice)
-    found = None if isinstance(ready, Job) else cache.head_facts(choice)
+    ready = cache.head_facts(choice)
+    found = None if isinstance(ready, Job) else ready
     widgets.say(_sentence(choice, encoding, found))
     widgets.facts(_facts(choice, encoding, found))
     for told in (encoding.note, *encoding.warnings):
@@ -68,7 +68,7 @@ def _facts(choice: Choice, encoding: Encoding, found: HeadFacts | None) -> list[
             ("Architecture", told.architecture),
             ("Parameters", words.quantity(told.parameters)),
             ("Head", _form(found)),
-            ("Memory needed", words.size(found.ram)),
+            ("Memory needed", words.size(found.ram_bytes)),
             ("Runs on", f"{found.device}, body in {told.dtype}"),
             ("Revision", found.revision or f"sha256 {found.sha256[:12]}"),
         ]

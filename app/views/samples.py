@@ -9,8 +9,7 @@ import streamlit as st
 from app import cache, edits, jobs, state, widgets
 from app.cache import Writing
 from app.state import Choice
-from core.figures import steering as figures
-from core.figures import words
+from core.figures import texts, words
 from core.results import Generated
 from core.tokens import visible
 
@@ -116,7 +115,7 @@ def _show(result: Generated, asked: Writing) -> None:
             + "</div>"
         )
     if result.counts:
-        chart = figures.sampled_counts(result.counts, result.steps_after, state.look())
+        chart = texts.sampled_counts(result.counts, result.steps_after, state.look())
         widgets.chart(chart, "counts", "How often it came")
 
 
@@ -126,11 +125,11 @@ def first_difference(before: tuple[int, ...], after: tuple[int, ...]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(before), len(after)))
 
 
-def _side(title: str, side: str, ids: tuple[int, ...], texts: tuple[str, ...], first: int, steered: set[int]) -> str:
+def _side(title: str, side: str, ids: tuple[int, ...], pieces: tuple[str, ...], first: int, steered: set[int]) -> str:
     def piece(token_id: int, text: str) -> str:
         return widgets.chip(text, token_id, steered=True) if token_id in steered else html.escape(_readable(text))
 
-    parts = [piece(i, t) for i, t in zip(ids, texts, strict=True)]
+    parts = [piece(i, t) for i, t in zip(ids, pieces, strict=True)]
     kind = "hs-changed" if side == "after" else "hs-changed-before"
     changed = "".join(parts[first:])
     marked = f'<span class="{kind}">{changed}</span>' if changed else ""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import html
-import math
 
-import numpy as np
 import streamlit as st
 
 from app import cache, edits, jobs, state, widgets
@@ -13,7 +11,7 @@ from app.state import Choice
 from core.encoding import Encoding
 from core.errors import HeadscopeError
 from core.figures import steering as figures
-from core.figures import words
+from core.figures import texts, words
 from core.steering import Steering
 
 QUESTION = "Can I turn that knob?"
@@ -39,7 +37,7 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
     edits.draw(choice, encoding)
     if refused := state.chosen("edit_refused"):
         widgets.problem(str(refused))
-    direction, calibrate = _controls()
+    direction, calibrate = edits.controls()
     state.publish()
     if not state.edits():
         with place:
@@ -74,29 +72,6 @@ def _sentence(steering: Steering) -> str:
     )
 
 
-def _controls() -> tuple[str, bool]:
-    with st.expander("Direction and calibration"):
-        direction = st.selectbox(
-            "Direction",
-            state.DIRECTION_CHOICES,
-            key="direction",
-            persist_state="session",
-            help="Along which the token's row moves. minimum-variance (ours) shifts the logit most evenly over "
-            "contexts; saliency, least-norm, uniform and top-k are readings of the paper's Ω; random is a baseline.",
-        )
-        calibrate = st.toggle(
-            "Calibrate the step",
-            key="calibrate",
-            persist_state="session",
-            help="Solve for the step at which the mean ratio on the fitting text is exact. Off: log r as it is.",
-        )
-        st.latex(
-            r"E_w \leftarrow E_w + \Delta E,\qquad \Delta E = \log(r)\,\frac{\Sigma^{-1}\mu}{\mu^{\top}\Sigma^{-1}\mu}"
-            r"\quad\text{or the paper's}\quad -\log(r)\,\Omega A^{-1}"
-        )
-    return direction, calibrate
-
-
 def _prompt(choice: Choice, steering: Steering, encoding: Encoding) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         prompt = st.text_input(
@@ -111,7 +86,7 @@ def _prompt(choice: Choice, steering: Steering, encoding: Encoding) -> None:
     except HeadscopeError as error:
         widgets.problem(error)
         return
-    widgets.chart(figures.next_token(found, state.look()), "next", "The next token at this prompt")
+    widgets.chart(texts.next_token(found, state.look()), "next", "The next token at this prompt")
     widgets.note(
         f"Here every other token is multiplied by {words.number(found.others_factor, 4)}; entropy "
         f"{words.number(found.entropy_before)} before, {words.nats(found.entropy_after)} after. The ratio at one "
@@ -128,22 +103,7 @@ def _result(choice: Choice, steering: Steering, encoding: Encoding) -> None:
             f"{words.percent(t.share_of_row)} of its length; at most {words.ratio(t.max_ratio)} is possible."
         )
 
-    _say_why_it_misses(steering, encoding)
-
-
-def _say_why_it_misses(steering: Steering, encoding: Encoding) -> None:
-    """Where the held-out ratio is off: how differently the token occurs in the two parts of the text."""
-    known = edits.alphas(encoding, state.edits())
-    for t in steering.tokens:
-        off = math.exp(abs(math.log(max(t.realised_held_out, 1e-12) / t.target)))
-        if off < 1.25 or t.id not in known:
-            continue
-        held_out = float(encoding.alpha_held_out[np.searchsorted(encoding.token_ids, t.id)])
-        widgets.warning(
-            f"{widgets.chip(t.token, t.id)} is off by a factor of <b>{words.number(off)}</b> on new text. It is "
-            f"{words.one_in(t.alpha)} in the text that fits and {words.one_in(held_out)} in the text that judges: a "
-            "mean that rests on few contexts does not carry over. More positions help, or no calibration."
-        )
+    edits.explain_misses(steering, encoding)
 
 
 def _range(choice: Choice, steering: Steering, encoding: Encoding) -> None:

@@ -8,18 +8,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from core.model.facts import HeadCheck, HeadDescription, HeadFacts
 from core.model.files import ModelFiles, ready, resolve
 from core.model.names import ModelSource, parse_model
 
 if TYPE_CHECKING:
-    from core.model.head import Head, HeadDescription
+    from core.model.head import Head
     from core.model.load import LoadedModel, doctor, load_model
-    from core.model.probe import HeadCheck
 
 __all__ = [
     "Head",
     "HeadCheck",
     "HeadDescription",
+    "HeadFacts",
     "LoadedModel",
     "ModelFiles",
     "ModelSource",
@@ -30,8 +31,7 @@ __all__ = [
     "resolve",
 ]
 
-_HEAVY = {"Head": "head", "HeadDescription": "head", "HeadCheck": "probe"}
-_HEAVY |= {"LoadedModel": "load", "doctor": "load", "load_model": "load"}
+_HEAVY = {"Head": "head", "LoadedModel": "load", "doctor": "load", "load_model": "load"}
 
 
 def __getattr__(name: str) -> object:

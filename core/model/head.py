@@ -23,37 +23,6 @@ from core.errors import AnalysisError
 
 
 @dataclass(frozen=True)
-class HeadDescription:
-    """What the head of a model is.
-
-    Attributes:
-        architecture: name of the transformers class.
-        vocab_size: rows of the output embedding (V).
-        tokens: rows that are tokens of the tokenizer.
-        dim: columns of the output embedding (d).
-        tied: the output embedding is the input embedding.
-        bias: the head has a bias.
-        softcap: cap of the logits, or None.
-        logit_scale: c, by which the model multiplies its logits.
-        padded_rows: rows that are no token (vocabularies are padded to a round number).
-        dtype: precision of the model's body as loaded.
-        parameters: number of parameters of the whole model, shared ones once.
-    """
-
-    architecture: str
-    vocab_size: int
-    tokens: int
-    dim: int
-    tied: bool
-    bias: bool
-    softcap: float | None
-    logit_scale: float
-    padded_rows: int
-    dtype: str
-    parameters: int
-
-
-@dataclass(frozen=True)
 class Head:
     """logits = f(h @ weight.T + bias) in fp32, for an `h` that `LoadedModel.hidden_states` returns (scaled by c).
 

@@ -20,11 +20,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.errors import AnalysisError, HeadscopeError, InputError
+from core.model.facts import HeadCheck, HeadDescription
 from core.model.files import ModelFiles, resolve
-from core.model.head import Head, HeadDescription, find_head, token_rows
+from core.model.head import Head, find_head, token_rows
 from core.model.hook import HeadReached, install, stop, visiting
 from core.model.memory import estimate_ram, require_ram
-from core.model.probe import HeadCheck, check_head, measure_output, probe_ids
+from core.model.probe import check_head, measure_output, probe_ids
 from core.model.quiet import quiet_transformers
 from core.settings import DTYPES, Progress, no_progress
 

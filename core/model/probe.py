@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 from core.errors import AnalysisError
+from core.model.facts import HeadCheck
 from core.model.head import Head
 from core.model.hook import visiting
 
@@ -31,22 +31,6 @@ HALF_PRECISION_SHARE = 0.05
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """Token ids [b, t] → logits [b, t, V], by the model itself."""
-
-
-@dataclass(frozen=True)
-class HeadCheck:
-    """How exactly `Head` reproduces the model.
-
-    Attributes:
-        max_logit_error: largest absolute difference to the model's logits, its head run in fp32.
-        tolerance: what was allowed: 1e-4·max(1, largest absolute logit / 10).
-        half_precision_deviation: largest absolute difference to the model's own logits if these are in half
-            precision, otherwise None.
-    """
-
-    max_logit_error: float
-    tolerance: float
-    half_precision_deviation: float | None
 
 
 def probe_ids(encode: Callable[[str], list[int]], usable: int, device: torch.device) -> torch.Tensor:

@@ -145,4 +145,4 @@ def facts() -> Any:
         parameters=10 * VOCAB * DIM,
     )  # fmt: skip
     check = SimpleNamespace(max_logit_error=2e-6, tolerance=1e-4, half_precision_deviation=0.01)
-    return SimpleNamespace(description=told, check=check, revision=None, sha256="0" * 64, ram=10**9, device="cpu")
+    return SimpleNamespace(description=told, check=check, revision=None, sha256="0" * 64, ram_bytes=10**9, device="cpu")

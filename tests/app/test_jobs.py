@@ -52,7 +52,7 @@ def test_jobs_wait_in_line_and_tell_their_place(gate: Gate) -> None:
     lane = Lane("test")
     running = lane.submit("a", "A", gate)
     assert gate.began.wait(5)
-    waiting = [lane.submit(key, key, lambda progress: key) for key in "bc"]
+    waiting = [lane.submit(key, key, lambda progress: None) for key in "bc"]
     assert [lane.place(job) for job in (running, *waiting)] == [0, 1, 2]
     assert [job.state for job in waiting] == ["waiting", "waiting"]
     gate.open.set()

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from core.figures import Chart, Look, encoding, head, look, steering, words
+from core.figures import Chart, Look, encoding, head, look, steering, texts, words
 from core.results import FewShotPoint, TokenCount
 from tests.app.arrays import EDITS, RIVER, TOKENS, ArrayAnalysis, planted
 
@@ -29,12 +29,12 @@ def charts(analysis: ArrayAnalysis, shown: Look) -> dict[str, Chart]:
         "map": encoding.output_space(known, shown),
         "agreement": head.agreement(2e-6, 1e-4, 0.03, shown),
         "share": head.parameter_share(28_000_000, 134_000_000, True, shown),
-        "next": steering.next_token(analysis.next_token("a", edit), shown),
+        "next": texts.next_token(analysis.next_token("a", edit), shown),
         "result": steering.asked_and_realised(edit, shown),
         "range": steering.sweep(analysis.sweep(EDITS, (0.1, 0.5, 2, 4)), edit, shown),
         "costs": steering.side_effects((edit, *analysis.baselines(EDITS)), shown),
         "few": steering.few_shot((FewShotPoint(16, (2.0,), 0.7), FewShotPoint(256, (3.9,), 0.02)), 4.0, shown),
-        "counts": steering.sampled_counts([TokenCount(1, "a", 0, 2, 0.1, 1.7, 0.0, float("nan"))], 8, shown),
+        "counts": texts.sampled_counts([TokenCount(1, "a", 0, 2, 0.1, 1.7, 0.0, float("nan"))], 8, shown),
     }
 
 

@@ -1,0 +1,125 @@
+"""Figures of an edit at a prompt: the next token before and after, and how often a token came in sampled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from core.figures import words
+from core.figures.look import Chart, Look, blank, labels, token_axis
+
+if TYPE_CHECKING:
+    from core.results import NextToken, TokenCount
+
+
+def next_token(choice: NextToken, look: Look) -> Chart:
+    """The next-token distribution at a prompt, before and after, in pairs of bars."""
+    before, after = choice.before, choice.after
+    table = pd.DataFrame(
+        {
+            "id": choice.token_ids,
+            "token": list(choice.tokens),
+            "before": before,
+            "after": after,
+            "ratio": np.divide(after, before, out=np.full_like(after, np.nan), where=before > 0),
+            "steered": choice.steered,
+        }
+    )
+    at = np.arange(len(table))
+    figure = blank(look, x="probability", height=max(look.height, round(len(table) * 2.6 * look.type_size) + 90))
+    for name, values, colour, shift, pattern in (
+        ("before", before, look.before, -0.19, ""),
+        ("after", after, look.after, 0.19, "/"),
+    ):
+        figure.add_bar(
+            y=at + shift,
+            x=values,
+            width=0.36,
+            orientation="h",
+            name=name,
+            marker={
+                "color": colour,
+                "pattern": {
+                    "shape": pattern,
+                    "fillmode": "overlay",
+                    "size": 6,
+                    "solidity": 0.25,
+                    "fgcolor": look.paper,
+                },
+            },
+            text=[words.percent(v) for v in values],
+            textposition="outside",
+            textfont={"color": colour, "size": look.type_size - 2},
+            cliponaxis=False,
+            constraintext="none",
+            hovertemplate="%{x:.6~%}<extra>" + name + "</extra>",
+        )
+    axis = token_axis(list(table["token"]))
+    axis["ticktext"] = [
+        f"<b>▸ {text}</b>" if steered else text
+        for steered, text in zip(choice.steered, labels(choice.tokens), strict=True)
+    ]
+    figure.update_yaxes(**axis, showgrid=False)
+    figure.update_xaxes(tickformat="~%", range=[0, 1.18 * float(max(before.max(), after.max()))])
+    told = [
+        f"{row.token!r} {words.percent(row.before)} to {words.percent(row.after)}"
+        for row in table[table["steered"]].itertuples()
+    ]
+    top = table.iloc[int(np.argmax(before))]
+    summary = (
+        f"Next token after the prompt, before and after the edit: {'; '.join(told) or 'nothing is steered'}. "
+        f"Most likely before: {top.token!r}, {words.percent(top.before)}."
+    )
+    return Chart(figure, summary, table)
+
+
+def sampled_counts(counts: Sequence[TokenCount], steps: int, look: Look) -> Chart:
+    """How often each steered token was sampled, before and after (95 % interval), and what its probability predicts."""
+    table = pd.DataFrame([vars(c) for c in counts])
+    at = list(range(len(table)))
+    figure = blank(look, x=f"times among {steps:,} sampled tokens", height=max(260, 100 + 70 * len(at)))
+    figure.add_scatter(
+        x=table["expected_after"],
+        y=at,
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 26, "line": {"width": 3, "color": look.ours}},
+        name="expected after",
+        hovertemplate="expected %{x:.3g}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=table["before"],
+        y=at,
+        mode="markers",
+        marker={"size": 14, "color": look.before, "symbol": "circle-open", "line": {"width": 2.5}},
+        name="before",
+        hovertemplate="%{x}<extra>before</extra>",
+    )
+    figure.add_scatter(
+        x=table["after"],
+        y=at,
+        mode="markers",
+        marker={"size": 14, "color": look.after, "line": {"width": 2, "color": look.after}},
+        error_x={
+            "type": "data",
+            "array": (table["high"] - table["after"]).fillna(0),
+            "arrayminus": (table["after"] - table["low"]).fillna(0),
+            "color": look.after,
+            "thickness": 2,
+            "width": 8,
+        },
+        name="after, 95 % interval over texts",
+        hovertemplate="%{x}<extra>after</extra>",
+    )
+    figure.update_yaxes(**token_axis(list(table["token"])))
+    most = float(np.nanmax(table[["before", "after", "high", "expected_after"]].to_numpy(dtype=float)))
+    figure.update_xaxes(range=[-0.03 * max(1.0, most), 1.08 * max(1.0, most)], tickformat=",d", nticks=8)
+    if most < 8:
+        figure.update_xaxes(dtick=1)
+    told = "; ".join(
+        f"{c.token!r} {c.after} of {steps:,} tokens, {c.before} before; expected {words.number(c.expected_after)}"
+        for c in counts
+    )
+    return Chart(figure, told + ".", table)
