@@ -141,7 +141,7 @@ def find_texts(choice: Choice, wanted: Writing) -> Job | None:
 
 
 def _write(analysis: Analysis, wanted: Writing, progress: Progress) -> Generated:
-    from core.generate import Sampling
+    from core.results import Sampling
 
     steering = analysis.steer(wanted.edits, wanted.direction, wanted.calibrate) if wanted.edits else None
     sampling = Sampling(wanted.samples, wanted.new_tokens, wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)

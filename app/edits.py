@@ -22,6 +22,26 @@ FIRST_RATIO = 20.0
 SUGGESTED = 12
 
 
+FIRST_WORDS = (" river", " road", " path", " street", " water", " bridge", " garden", " window", " table")
+LIKE = 0.2
+"""Nats by which a token's mean probability may differ between the fitting and the held-out text to be offered first."""
+
+
+def offered(encoding: Encoding) -> Edit | None:
+    """The edit a first visitor finds: a word that is as probable in the text that judges as in the text that fits."""
+    with np.errstate(divide="ignore"):
+        apart = np.abs(np.log(encoding.alpha) - np.log(encoding.alpha_held_out))
+    by_text = {text: at for at, text in enumerate(encoding.tokens)}
+    words_there = [by_text[word] for word in FIRST_WORDS if word in by_text]
+    ranked = np.argsort(-encoding.alpha)[200:3000]
+    others = [int(i) for i in ranked if encoding.kinds[i] == "word start"]
+    good = [at for at in words_there if apart[at] < LIKE] or sorted(others, key=lambda at: apart[at])[:1] or words_there
+    if not good:
+        return None
+    allowed = options(float(encoding.alpha[good[0]]))
+    return Edit(int(encoding.token_ids[good[0]]), state.nearest(FIRST_RATIO, allowed))
+
+
 def alphas(encoding: Encoding, edits: tuple[Edit, ...]) -> dict[int, tuple[str, float]]:
     """Text and mean probability of each steered token; tokens that the model does not have are left out."""
     found = {}

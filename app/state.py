@@ -209,8 +209,20 @@ def drop_unknown(known: Container[int]) -> None:
         st.session_state["edit"] = kept
 
 
+def offer(first: Callable[[], Edit | None]) -> None:
+    """A first visitor finds one token steered, so that pages show something; a list that was emptied stays empty."""
+    if st.session_state.get("offered"):
+        return
+    st.session_state["offered"] = True
+    found = None if edits() else first()
+    if found is not None:
+        st.session_state["edit"] = (found,)
+        st.session_state["revision"] += 1
+
+
 def forget_edits() -> None:
     """Token ids mean nothing to another model."""
+    st.session_state["offered"] = False
     st.session_state["edit"] = ()
     st.session_state["history"] = []
     st.session_state["revision"] += 1

@@ -19,6 +19,7 @@ from app.jobs import Job, Lane
 from app.state import Choice
 from core.errors import HeadscopeError
 from core.figures import Chart, words
+from core.tables import csv_text
 from core.tokens import visible
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def download(table: pd.DataFrame, key: str) -> None:
     """A CSV that is only written when somebody asks for it."""
     st.download_button(
         "Download CSV",
-        data=lambda: table.to_csv(index=False).encode(),
+        data=lambda: csv_text(table).encode(errors="surrogatepass"),
         file_name=f"headscope-{key}.csv",
         mime="text/csv",
         key=f"{key}-csv",

@@ -25,14 +25,13 @@ from core.errors import AnalysisError, InputError
 from core.model.facts import HeadFacts
 from core.model.files import ModelFiles, ready, resolve
 from core.moments import Observation, Reservoir
-from core.results import DirectionRow, FewShotPoint, Generated, NextToken, TokenChoice
+from core.results import DirectionRow, FewShotPoint, Generated, NextToken, Sampling, TokenChoice
 from core.settings import Progress, Settings, no_progress
 from core.steering import LOGIT_BIAS, Edit, Steerer, Steering, SweepPoint, check_direction, direction_vector
 from core.store import Store
 from core.tokens import kind_of, token_texts
 
 if TYPE_CHECKING:
-    from core.generate import Sampling
     from core.model import Head, LoadedModel
 
 SHARED_MODELS = 2
@@ -417,7 +416,7 @@ class Analysis:
         progress: Progress = no_progress,
     ) -> Generated:
         """Texts sampled before and after with the same noise."""
-        from core.generate import Sampling, generate
+        from core.generate import generate
 
         return generate(self.loaded(progress), prompt, steering, sampling or Sampling(), chat=chat, progress=progress)
 

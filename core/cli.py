@@ -507,7 +507,7 @@ def generate(
     **options: Any,
 ) -> None:
     """Sample texts before and after steering, with the same noise on both sides."""
-    from core.generate import Sampling
+    from core.results import Sampling
 
     sampling = Sampling(samples, new_tokens, temperature, top_k, top_p, options["seed"])
     analysis, tell = _analysis(model, options), _Telling()

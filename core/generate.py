@@ -11,7 +11,6 @@ Source: method §3, "counts of the token in sampled continuations"; Gumbel-max s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -30,7 +29,7 @@ from transformers import (
 )
 
 from core.errors import InputError
-from core.results import Generated, NextToken, TokenCount
+from core.results import Generated, NextToken, Sampling, TokenCount
 from core.settings import Progress, no_progress
 from core.steering import Steering
 from core.tokens import token_texts
@@ -39,43 +38,6 @@ if TYPE_CHECKING:
     from core.model import Head, LoadedModel
 
 MOST_CHARACTERS = 20_000
-MOST_SAMPLES = 64
-MOST_NEW_TOKENS = 1024
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How texts are drawn.
-
-    Attributes:
-        samples: texts per side. new_tokens: longest continuation.
-        temperature: of the softmax, above 0. top_k: 0 keeps all. top_p: 1 keeps all.
-        seed: of the noise.
-    """
-
-    samples: int = 8
-    new_tokens: int = 40
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value, fine, allowed in (
-            ("number of samples", self.samples, 1 <= self.samples <= MOST_SAMPLES, f"from 1 to {MOST_SAMPLES}"),
-            (
-                "number of new tokens",
-                self.new_tokens,
-                1 <= self.new_tokens <= MOST_NEW_TOKENS,
-                f"1 to {MOST_NEW_TOKENS}",
-            ),
-            ("temperature", self.temperature, 0.01 <= self.temperature <= 10, "from 0.01 to 10"),
-            ("top-k", self.top_k, self.top_k >= 0, "0 (keep all) or more"),
-            ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1 (keep all)"),
-            ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
-        ):
-            if not fine:
-                raise InputError(f"The {name} is {value}, but it must be {allowed}.")
 
 
 class Edited:

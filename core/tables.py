@@ -42,6 +42,11 @@ def token_table(encoding: Encoding) -> pd.DataFrame:
     )
 
 
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV; texts are quoted, since a token may be a line break."""
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+
+
 def write_csv(table: pd.DataFrame, path: str) -> None:
     """Write a table whole or not at all.
 
@@ -51,7 +56,7 @@ def write_csv(table: pd.DataFrame, path: str) -> None:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.writing")
     try:
-        table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)  # a token may be a line break
+        temporary.write_text(csv_text(table), "utf-8", errors="surrogatepass")
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -15,7 +15,8 @@ def page() -> None:
         "pages was measured here; what was estimated is judged on text or tokens that were not used for it."
     )
     st.subheader("Observe", anchor=False)
-    st.latex(r"\alpha_w = \frac1N \sum_x p_w(x), \qquad p_w(x) = \frac{e^{E_w\cdot h(x) + b_w}}{Z(x)}")
+    st.latex(r"\alpha_w = \frac1N \sum_x p_w(x)")
+    st.latex(r"p_w(x) = \frac{e^{E_w\cdot h(x) + b_w}}{Z(x)}")
     st.markdown(
         "One pass over a text gives every token's mean probability. The text is split by document: one part fits, the "
         "other only judges."
@@ -28,18 +29,17 @@ def page() -> None:
         "embedding; only the mean over a text can. **Ours:** the second-order and quadratic terms beside the fit."
     )
     st.subheader("Steer", anchor=False)
-    st.latex(r"E_w \leftarrow E_w - \log(r)\,\Omega A^{-1}, \qquad \textstyle\sum_i \Omega_i = 1")
-    st.latex(r"p'_w = \frac{p_w e^{\delta}}{1 + p_w(e^{\delta}-1)}, \qquad \delta(x) = h(x)\cdot\Delta E")
+    st.latex(r"E_w \leftarrow E_w - \log(r)\,\Omega A^{-1}, \quad \textstyle\sum_i \Omega_i = 1")
+    st.latex(r"\delta(x) = h(x)\cdot\Delta E")
+    st.latex(r"p'_w = \frac{p_w e^{\delta}}{1 + p_w(e^{\delta}-1)}")
     st.markdown(
         "**Claimed:** changing one row multiplies that token's mean probability by a chosen ratio, with little else "
         "moving. **Not claimed:** that the ratio is the same in every context; it holds on average. A token that is "
         "already frequent has a ceiling of 1/α. **Ours:** the minimum-variance direction, the calibration of the step, "
         "and reading the paper's Ω as uniform, proportional to saliency, top-k or least-norm."
     )
-    st.latex(
-        r"\Delta E = \log(r)\,\frac{\Sigma^{-1}\mu}{\mu^{\top}\Sigma^{-1}\mu},"
-        r"\qquad \mu=\overline{h},\ \Sigma=\operatorname{Cov}(h)"
-    )
+    st.latex(r"\Delta E = \log(r)\,\frac{\Sigma^{-1}\mu}{\mu^{\top}\Sigma^{-1}\mu}")
+    st.latex(r"\mu=\overline{h}, \quad \Sigma=\operatorname{Cov}(h)")
     st.subheader("Where it fails", anchor=False)
     st.markdown(
         "- The paper's derivation assumes concentrated logits. Where log Z spreads by more than a nat between "

@@ -24,27 +24,31 @@ def page() -> None:
         return
     encoding = widgets.need_encoding(choice)
     widgets.need_prepared(choice)
+    state.drop_unknown(edits.alphas(encoding, state.edits()))
+    state.offer(lambda: edits.offered(encoding))
     known = edits.alphas(encoding, state.edits())
-    state.drop_unknown(known)
     place = st.container()
-    wanted = _form(choice)
-    if wanted is not None:
-        state.choose(writing=wanted)
-        jobs.generation().forget(("texts", choice, wanted))
-        cache.texts(choice, wanted)
+    form, pressed = _form(choice)
     asked = state.chosen("writing")
-    if not isinstance(asked, Writing):
-        asked = None
-    job = cache.find_texts(choice, asked) if asked else None
+    if pressed or not isinstance(asked, Writing):  # a first visit finds texts without a press
+        asked = form
+        state.choose(writing=asked)
+        if pressed:
+            jobs.generation().forget(("texts", choice, asked))
+        cache.texts(choice, asked)
+    job = cache.find_texts(choice, asked)
     with place:
         _edit_line(known)
-    if asked is None or job is None:
+    if job is None:
+        widgets.note("Press Write for texts by this model.")
         return
     if job.state != "done":
         widgets.progress(job, jobs.generation())
         return
     with place:
         widgets.say(_sentence(job.result))
+        if asked.edits != state.edits():
+            widgets.note("These texts were written with an earlier edit: press Write for new ones.")
     _show(job.result, asked)
 
 
@@ -60,8 +64,8 @@ def _edit_line(known: dict[int, tuple[str, float]]) -> None:
         widgets.note("Nothing is steered yet, so both sides will be the same: add a token on the page Steering.")
 
 
-def _form(choice: Choice) -> Writing | None:
-    """The inputs; what is to be written when the button was pressed, else None."""
+def _form(choice: Choice) -> tuple[Writing, bool]:
+    """What is to be written as the inputs say, and whether the button was pressed."""
     with st.form("writing-form", border=True):
         prompt = st.text_area("Prompt", key="prompt", height=90, persist_state="session")
         with st.container(horizontal=True):
@@ -75,9 +79,8 @@ def _form(choice: Choice) -> Writing | None:
         chat = cache.has_chat_template(choice) and st.toggle(
             "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
         )
-        if not st.form_submit_button("Write", type="primary"):
-            return None
-    return Writing(
+        pressed = st.form_submit_button("Write", type="primary")
+    wanted = Writing(
         state.edits(),
         str(state.chosen("direction")),
         bool(state.chosen("calibrate")),
@@ -90,6 +93,7 @@ def _form(choice: Choice) -> Writing | None:
         float(top_p),
         int(seed),
     )
+    return wanted, pressed
 
 
 def _sentence(result: Generated) -> str:

@@ -33,6 +33,7 @@ def page() -> None:
 def _bench(choice: Choice, encoding: Encoding) -> None:
     """Sliders and figure together, so that a slider draws only this part anew."""
     state.drop_unknown(edits.alphas(encoding, state.edits()))
+    state.offer(lambda: edits.offered(encoding))
     place = st.container()
     edits.draw(choice, encoding)
     if refused := state.chosen("edit_refused"):

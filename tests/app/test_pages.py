@@ -112,7 +112,19 @@ def test_a_token_is_added_by_typing(visit: Visit) -> None:
     assert "`␣river`" in labels and "`river`" in labels
     test.button(key=f"suggest-{RIVER}").click().run()
     assert "asked" in text_of(fine(test))
-    assert param(test, "edit").startswith(f"{RIVER}:")
+    assert f"{RIVER}:" in param(test, "edit")
+
+
+def test_a_first_visitor_finds_one_token_steered(visit: Visit) -> None:
+    test = fine(visit("steering", model="smollm2"))
+    assert "asked" in text_of(test) and param(test, "edit")
+    test.button(key="clear").click().run()
+    assert "Add a token below" in text_of(fine(test.run()))  # a list that was emptied stays empty
+
+
+def test_a_first_visitor_finds_texts(visit: Visit) -> None:
+    test = fine(visit("samples", model="smollm2"))
+    assert "hs-pair" in text_of(test) and "expected" in text_of(test)
 
 
 def test_a_word_of_several_tokens_is_explained(visit: Visit) -> None:

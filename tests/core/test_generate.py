@@ -7,7 +7,8 @@ import pytest
 
 from core.analysis import Analysis
 from core.errors import Cancelled, InputError
-from core.generate import MOST_CHARACTERS, Sampling, generate
+from core.generate import MOST_CHARACTERS, generate
+from core.results import Sampling
 from core.steering import Edit, Steering
 from tests.core.test_steering import frequent
 

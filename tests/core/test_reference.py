@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from core.analysis import Analysis
-from core.generate import Sampling
+from core.results import Sampling
 from core.settings import Settings
 from core.steering import Edit
 from core.store import Store
