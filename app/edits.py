@@ -161,7 +161,15 @@ def _take(token_id: int, encoding: Encoding) -> None:
 
 def controls() -> tuple[str, bool]:
     """Along which direction, and whether the step is calibrated."""
-    with st.expander("Direction and calibration"):
+    with st.expander("Name, direction and calibration"):
+        st.text_input(
+            "Name of this list",
+            key="name",
+            max_chars=state.NAME_LENGTH,
+            placeholder="for example: more water",
+            persist_state="session",
+            help="Stands beside the texts that are written with it, and in the address.",
+        )
         direction = st.selectbox(
             "Direction",
             state.DIRECTION_CHOICES,

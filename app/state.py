@@ -31,6 +31,7 @@ DIRECTION_CHOICES = tuple(
 LARGE_TYPE = 22
 """Pixels in figures for a class room, where nothing may be smaller than 20."""
 HISTORY = 50
+NAME_LENGTH = 60
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] =
     "positions": (16384, _whole(lambda n: n in POSITIONS), str),
     "seed": (0, _whole(lambda n: 0 <= n < 2**32), str),
     "edit": ((), _read_edits, _write_edits),
+    "name": ("", lambda text: text[:NAME_LENGTH], str),
     "direction": ("minimum-variance", _one_of(DIRECTION_CHOICES), str),
     "calibrate": (True, lambda text: text != "0", lambda value: str(int(value))),
     "prompt": (DEFAULT_PROMPT, lambda text: text[:2000], str),

@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import types
 import typing
 from collections.abc import Mapping
@@ -32,6 +33,10 @@ RESULT_FORMAT = 1
 
 log = logging.getLogger("headscope")
 T = TypeVar("T")
+
+
+LEFTOVER_SECONDS = 14 * 24 * 3600
+"""After this long, what a killed run left is no longer waited for."""
 
 
 def default_folder() -> Path:
@@ -82,13 +87,20 @@ class Store:
         """The folder where a long run keeps its finished chunks until it is done."""
         return self.folder / "partial" / self._path(kind, key).stem
 
-    def discard_partial(self, kind: str, key: Mapping[str, Any]) -> None:
-        shutil.rmtree(self.partial(kind, key), ignore_errors=True)
-
     def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
         return self.results / f"{kind}-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.safetensors"
 
+    def _sweep_leftovers(self) -> None:
+        """Remove half-written files of killed processes and unfinished runs that nobody came back to."""
+        for path in self.results.glob(".writing-*"):
+            if _age(path) > 3600:
+                path.unlink(missing_ok=True)
+        for path in (self.folder / "partial").glob("*"):
+            if _age(path) > LEFTOVER_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
     def _bound(self) -> None:
+        self._sweep_leftovers()
         entries = []
         for path in self.results.glob("*.safetensors"):
             with contextlib.suppress(OSError):  # another process may have removed it meanwhile
@@ -100,6 +112,14 @@ class Store:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _age(path: Path) -> float:
+    """Seconds since a path was last written to."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _canonical(key: Mapping[str, Any]) -> str:

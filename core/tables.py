@@ -42,6 +42,35 @@ def token_table(encoding: Encoding) -> pd.DataFrame:
     )
 
 
+def residual_groups(encoding: Encoding) -> pd.DataFrame:
+    """Which tokens are off the line: by kind, and by how often they occur in the fitting text.
+
+    Columns: group, tokens, mean residual (nats; positive is rarer than the embedding says), spread (standard deviation,
+    nats), share_off (share of tokens further off than twice the residual spread of all).
+    """
+    residual, counts = encoding.residual, encoding.counts
+    kinds = np.array(encoding.kinds)
+    groups = {kind: kinds == kind for kind in sorted(set(encoding.kinds))}
+    groups |= {
+        "never in the text": counts == 0,
+        "1 to 9 times": (counts > 0) & (counts < 10),
+        "10 times or more": counts > 9,
+    }
+    return pd.DataFrame(
+        [
+            {
+                "group": name,
+                "tokens": int(there.sum()),
+                "mean_residual": float(residual[there].mean()),
+                "spread": float(residual[there].std()),
+                "share_off": float((np.abs(residual[there]) > 2 * encoding.residual_std).mean()),
+            }
+            for name, there in groups.items()
+            if there.any()
+        ]
+    )
+
+
 def csv_text(table: pd.DataFrame) -> str:
     """A table as CSV; texts are quoted, since a token may be a line break."""
     return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)

@@ -13,8 +13,11 @@ from app.state import Choice
 from core.encoding import Encoding
 from core.figures import Look, words
 from core.figures import encoding as figures
+from core.tables import residual_groups
 
 QUESTION = "Is a token's average probability written in its embedding?"
+HOLDS = 0.5
+"""R² on held-out text from which on the page says that the encoding holds."""
 VIEWS = ("Fit", "Weights", "Sparsity", "Why", "Map", "Tokens")
 
 
@@ -26,8 +29,9 @@ def page() -> None:
         return
     encoding, look = widgets.need_encoding(choice), state.look()
     widgets.say(_sentence(encoding))
-    for told in encoding.warnings:
-        widgets.warning(html.escape(told))
+    for told in (encoding.note, *encoding.warnings):
+        if told:
+            widgets.warning(html.escape(told))
     view = st.segmented_control(
         "Figure", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params", label_visibility="collapsed"
     )
@@ -112,10 +116,15 @@ def _why(choice: Choice, encoding: Encoding, look: Look) -> None:
         ]
     )
     if encoding.log_z_std > 1:
+        held_out = encoding.r2_held_out_text
+        verdict = (
+            f"The encoding does hold (R² {held_out:.2f} on held-out text): it does not rest on that premise here."
+            if held_out > HOLDS
+            else f"Nor does a line explain most of the probabilities here (R² {held_out:.2f} on held-out text)."
+        )
         widgets.warning(
             "“Concentrated logits” does not hold for this model: log Z spreads by "
-            f"<b>{words.nats(encoding.log_z_std)}</b> between contexts, and far less than 1 would be needed. The "
-            f"encoding does hold (R² {encoding.r2:.2f}): it does not rest on that premise here."
+            f"<b>{words.nats(encoding.log_z_std)}</b> between contexts, and far less than 1 would be needed. {verdict}"
         )
     with st.expander("How to read this"):
         st.latex(
@@ -150,6 +159,12 @@ def _tokens(choice: Choice, encoding: Encoding, look: Look) -> None:
     )
     widgets.rows(table.head(500), look.height, "tokens-table")
     widgets.download(table, "tokens")
+    with st.expander("Which kinds of tokens are off?"):
+        widgets.rows(residual_groups(encoding), 420, "tokens-groups")
+        widgets.note(
+            "By kind, and by how often the token follows in the fitting text. share_off: further from the line than twice "
+            f"the spread of all residuals, {words.nats(encoding.residual_std)}."
+        )
 
 
 def _chosen(table: pd.DataFrame, wanted: str, kind: str, order: str) -> pd.DataFrame:

@@ -59,7 +59,8 @@ def _edit_line(known: dict[int, tuple[str, float]]) -> None:
         if e.token_id in known
     ]
     if chips:
-        widgets.note("The edit: " + ", ".join(chips) + ". Change it on the page Steering.")
+        name = html.escape(str(state.chosen("name") or ""))
+        widgets.note(f"The edit{f' “{name}”' if name else ''}: {', '.join(chips)}. Change it on the page Steering.")
     else:
         widgets.note("Nothing is steered yet, so both sides will be the same: add a token on the page Steering.")
 

@@ -93,6 +93,25 @@ def test_the_size_is_bounded_and_the_least_used_leaves(tmp_path: Path) -> None:
     assert sum(p.stat().st_size for p in store.results.glob("*")) <= 25_000
 
 
+def test_what_killed_runs_left_is_swept_away(tmp_path: Path) -> None:
+    import os
+    import time
+
+    store = Store(tmp_path)
+    store.put("thing", {}, example())
+    old = time.time() - 30 * 24 * 3600
+    forgotten, waiting = store.partial("a", {"k": 1}), store.partial("a", {"k": 2})
+    for folder in (forgotten, waiting):
+        folder.mkdir(parents=True)
+    half = store.results / ".writing-x"
+    half.write_bytes(b"half")
+    os.utime(half, (old, old))
+    os.utime(forgotten, (old, old))
+    store.put("thing", {"k": 2}, example())
+    assert not half.exists() and not forgotten.exists() and waiting.exists()
+    assert store.get("thing", {}, Outer) is not None
+
+
 def test_without_a_cache_nothing_is_written(tmp_path: Path) -> None:
     store = Store(tmp_path / "none", enabled=False)
     store.put("thing", {}, example())
