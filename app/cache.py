@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import streamlit as st
 
 from app import jobs, preload
@@ -17,14 +18,18 @@ from app.jobs import Job
 from app.state import Choice
 from core.figures import Chart, Look
 from core.model.facts import HeadFacts
-from core.settings import Progress
-from core.steering import Edit
+from core.settings import Progress, Texts
+from core.steering import Edit, edited_prompt
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
     from core.encoding import Encoding
     from core.results import Generated, NextToken, TokenChoice
-    from core.steering import Steering, SweepPoint
+    from core.steering import Curve, Steerer, Steering
+
+
+GRID = np.arange(-8.0, 12.01, 0.5)
+"""Steps (nats) at which curves are known; between them the browser draws straight lines in log scale."""
 
 
 class _NotYet(Exception):
@@ -129,10 +134,10 @@ class Writing:
 
 
 def texts(choice: Choice, wanted: Writing) -> Job:
-    """The job that samples texts before and after; its result is a `Generated`."""
+    """The job that samples texts before and after; its result is a `Generated`, its partial result the two `Texts`."""
     analysis = _prepared(choice)
     return jobs.generation().submit(
-        ("texts", choice, wanted), "Writing samples", lambda progress: _write(analysis, wanted, progress)
+        ("texts", choice, wanted), "Writing samples", lambda progress: _write(analysis, choice, wanted, progress)
     )
 
 
@@ -140,20 +145,45 @@ def find_texts(choice: Choice, wanted: Writing) -> Job | None:
     return jobs.generation().find(("texts", choice, wanted))
 
 
-def _write(analysis: Analysis, wanted: Writing, progress: Progress) -> Generated:
+def _write(analysis: Analysis, choice: Choice, wanted: Writing, progress: Progress) -> Generated:
     from core.results import Sampling
+
+    def show(before: Texts, after: Texts) -> None:
+        if (job := find_texts(choice, wanted)) is not None:
+            job.partial = (before, after)
 
     steering = analysis.steer(wanted.edits, wanted.direction, wanted.calibrate) if wanted.edits else None
     sampling = Sampling(wanted.samples, wanted.new_tokens, wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
-    return analysis.generate(wanted.prompt, steering, sampling, chat=wanted.chat, progress=progress)
+    return analysis.generate(wanted.prompt, steering, sampling, chat=wanted.chat, progress=progress, on_tokens=show)
 
 
 # --- quick questions to a prepared analysis -------------------------------------------------------------------------
 
 
+@st.cache_resource(max_entries=32, show_spinner=False)
+def steerer(choice: Choice, token_ids: tuple[int, ...], direction: str) -> Steerer:
+    return _prepared(choice).steerer(token_ids, direction)
+
+
+def _steerer(choice: Choice, edits: tuple[Edit, ...], direction: str) -> Steerer:
+    return steerer(choice, tuple(edit.token_id for edit in edits), direction)
+
+
 @st.cache_resource(max_entries=256, show_spinner=False)
 def steer(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool) -> Steering:
-    return _prepared(choice).steer(edits, direction, calibrate)
+    return _steerer(choice, edits, direction).steer([edit.ratio for edit in edits], calibrate)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def curves(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool) -> tuple[Curve, ...]:
+    """Of every token, what its step does while the others stay: what the live sliders read off."""
+    found, steps = _steerer(choice, edits, direction), _steps(choice, edits, direction, calibrate)
+    return tuple(found.curve(place, steps, GRID) for place in range(len(edits)))
+
+
+def _steps(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool) -> np.ndarray:
+    tokens = steer(choice, edits, direction, calibrate).tokens
+    return np.array([token.step * np.log(token.target) for token in tokens])
 
 
 @st.cache_resource(max_entries=128, show_spinner=False)
@@ -161,19 +191,19 @@ def baselines(choice: Choice, edits: tuple[Edit, ...]) -> tuple[Steering, ...]:
     return _prepared(choice).baselines(edits)
 
 
-@st.cache_resource(max_entries=128, show_spinner=False)
-def sweep(
-    choice: Choice, edits: tuple[Edit, ...], ratios: tuple[float, ...], direction: str, calibrate: bool
-) -> tuple[SweepPoint, ...]:
-    return _prepared(choice).sweep(edits, ratios, direction, calibrate)
+@st.cache_resource(max_entries=64, show_spinner=False)
+def prompt(choice: Choice, text: str, chat: bool) -> NextToken:
+    """The next token of the model as it is: the one forward pass that a prompt costs."""
+    return _prepared(choice).next_token(text, None, chat=chat)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
 def next_token(
-    choice: Choice, prompt: str, chat: bool, edits: tuple[Edit, ...], direction: str, calibrate: bool
+    choice: Choice, text: str, chat: bool, edits: tuple[Edit, ...], direction: str, calibrate: bool
 ) -> NextToken:
-    steering = steer(choice, edits, direction, calibrate) if edits else None
-    return _prepared(choice).next_token(prompt, steering, chat=chat)
+    """The same after the edit, in closed form."""
+    steps = _steps(choice, edits, direction, calibrate)
+    return edited_prompt(prompt(choice, text, chat), _steerer(choice, edits, direction), steps)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)

@@ -57,13 +57,12 @@ def options(alpha: float) -> tuple[float, ...]:
     return tuple(ratio for ratio in RATIOS if ratio * alpha < 0.98) or RATIOS[:1]
 
 
-def draw(choice: Choice, encoding: Encoding) -> None:
-    """The list with its controls; call it inside the page's fragment."""
+def rows(encoding: Encoding) -> None:
+    """The list with built-in sliders, for a list that cannot be solved as it stands (the live sliders need its solution)."""
     known = alphas(encoding, state.edits())
     for edit in state.edits():
         if edit.token_id in known:
             _row(edit, *known[edit.token_id])
-    _add(choice, encoding)
 
 
 def _row(edit: Edit, token: str, alpha: float) -> None:
@@ -89,7 +88,8 @@ def _row(edit: Edit, token: str, alpha: float) -> None:
         )
 
 
-def _add(choice: Choice, encoding: Encoding) -> None:
+def add(choice: Choice, encoding: Encoding) -> None:
+    """Find a token and put it on the list; undo, reset and empty the list."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input(
             "Add a token",

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, Literal
 
 from core.errors import Cancelled, HeadscopeError
-from core.settings import Progress
+from core.settings import Progress, step_of
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 KEPT = 24
@@ -39,6 +39,7 @@ class Job:
     Attributes:
         title: what is computed, in a few words.
         phrase, share: what it is doing, and the part done (0 to 1) or None.
+        partial: what there is of the result so far, for work that can show it; set by the work.
         result, error: of a job that is done or failed; the error is one sentence.
     """
 
@@ -48,6 +49,7 @@ class Job:
     state: State = "waiting"
     phrase: str = ""
     share: float | None = None
+    partial: Any = None
     result: Any = None
     error: str = ""
     started: float = 0.0
@@ -64,12 +66,12 @@ class Job:
         """Given to the work as its progress callback."""
         if self.stop.is_set():
             raise Cancelled("Cancelled.")
-        if phrase != self.phrase or (share or 0.0) < (self.share or 0.0):
-            self.phrase, self.phrase_started = phrase, (time.monotonic(), share or 0.0)
-        self.share = share
+        if step_of(phrase) != step_of(self.phrase) or (share or 0.0) < (self.share or 0.0):
+            self.phrase_started = (time.monotonic(), share or 0.0)
+        self.phrase, self.share = phrase, share
 
     def seconds_left(self) -> float | None:
-        """For the phrase it is at, from its own speed; None until that can be told."""
+        """For the step it is at, from its own speed; None until that can be told."""
         since, at = self.phrase_started
         elapsed = time.monotonic() - since
         if self.share is None or self.share - at < 0.02 or elapsed < 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 import streamlit as st
 
 from app import preload
+from app.live.routes import ROUTES
 
 
 @contextlib.asynccontextmanager
@@ -29,4 +30,4 @@ def on_script_error(error: Exception) -> bool:
     return True
 
 
-app = st.App(Path(__file__).with_name("main.py"), lifespan=lifespan, on_script_error=on_script_error)
+app = st.App(Path(__file__).with_name("main.py"), lifespan=lifespan, routes=ROUTES, on_script_error=on_script_error)

@@ -67,6 +67,15 @@ def _corpus() -> None:
             max_upload_size=uploads.MOST_MEGABYTES,
             help=f"Up to {uploads.MOST_MEGABYTES} MB. It stays on this computer.",
         )
+        st.text_area(
+            "…or paste it",
+            key="pasted",
+            height=140,
+            persist_state="session",
+            placeholder="Any text, a page or more",
+            help=f"Up to {uploads.MOST_CHARACTERS:,} characters. It stays on this computer.",
+        )
+        st.button("Use this text", key="use-pasted", on_click=_take_pasted)
         if refused := state.chosen("upload_refused"):
             widgets.problem(str(refused))
 
@@ -83,3 +92,18 @@ def _take_upload() -> None:
         )
         return
     state.choose(corpus=uploads.keep(file.name, content), upload_refused="")  # type: ignore[attr-defined]
+
+
+def _take_pasted() -> None:
+    text = str(state.chosen("pasted") or "")
+    if not text.strip():
+        state.choose(upload_refused="")
+        return
+    if len(text) > uploads.MOST_CHARACTERS:
+        state.choose(
+            upload_refused=f"The text has {len(text):,} characters; at most {uploads.MOST_CHARACTERS:,} can be pasted. "
+            "Save it as a .txt file and upload that."
+        )
+        return
+    path = uploads.keep("pasted.txt", text.encode("utf-8", errors="replace"))
+    state.choose(corpus=path, pasted="", upload_refused="")

@@ -12,6 +12,7 @@ import os
 import uuid
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -142,6 +143,11 @@ def chosen(key: str) -> object:
     return st.session_state.get(key, _FIELDS[key][0] if key in _FIELDS else None)
 
 
+def sent(component: str, name: str) -> Any:
+    """What a component of the page has just sent, inside its callback."""
+    return st.session_state[component][name]
+
+
 def look() -> Look:
     """Light or dark as the browser shows it, large where the presenter asked for it."""
     with contextlib.suppress(AttributeError):
@@ -180,8 +186,11 @@ def add_edit(token_id: int, ratio: float) -> None:
 
 
 def change_ratio(token_id: int, slider: str) -> None:
-    """Callback of a slider: take over its value."""
-    ratio = float(st.session_state[slider])
+    """Callback of a built-in slider: take over its value."""
+    set_ratio(token_id, float(st.session_state[slider]))
+
+
+def set_ratio(token_id: int, ratio: float) -> None:
     new = tuple(Edit(e.token_id, ratio) if e.token_id == token_id else e for e in edits())
     set_edits(new, by_slider=True)
 

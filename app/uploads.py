@@ -1,4 +1,4 @@
-"""Texts that visitors upload: kept as files under the cache, so that a reload still finds them; bounded in number."""
+"""Texts that visitors upload or paste: kept as files under the cache, so that a reload still finds them; bounded in number."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from core.store import Store
 
 KINDS = ("txt", "md", "jsonl", "csv", "parquet")
 MOST_MEGABYTES = 50
+MOST_CHARACTERS = 1_000_000
+"""Of a text that is pasted; a file may hold more."""
 KEPT = 20
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -193,14 +193,17 @@ def _need(ask: Callable[[Choice], T | Job], choice: Choice) -> T:
     return found
 
 
-def progress(job: Job, lane: Lane) -> None:
-    """A job from waiting to done, in a place that keeps its size; the page is drawn again when it is done."""
+def progress(job: Job, lane: Lane, show: Callable[[Any], None] | None = None) -> None:
+    """A job from waiting to done, in a place that keeps its size; the page is drawn again when it is done.
+
+    `show` draws what there is of the result so far, under the progress.
+    """
     with st.container(key="job"):
-        _progress(job, lane)
+        _progress(job, lane, show)
 
 
 @st.fragment(run_every=0.5)
-def _progress(job: Job, lane: Lane) -> None:
+def _progress(job: Job, lane: Lane, show: Callable[[Any], None] | None) -> None:
     me = state.session()
     job.seen[me] = jobs.now()
     if job.state == "done":
@@ -228,6 +231,8 @@ def _progress(job: Job, lane: Lane) -> None:
         else:
             lane.cancel(job)
             st.rerun(scope="fragment")
+    if show is not None and job.partial is not None:
+        show(job.partial)
 
 
 def _ended(job: Job, lane: Lane) -> None:

@@ -26,7 +26,7 @@ from core.model.facts import HeadFacts
 from core.model.files import ModelFiles, ready, resolve
 from core.moments import Observation, Reservoir
 from core.results import DirectionRow, FewShotPoint, Generated, NextToken, Sampling, TokenChoice
-from core.settings import Progress, Settings, no_progress
+from core.settings import OnTokens, Progress, Settings, no_progress
 from core.steering import LOGIT_BIAS, Edit, Steerer, Steering, SweepPoint, check_direction, direction_vector
 from core.store import Store
 from core.tokens import kind_of, token_texts
@@ -414,11 +414,15 @@ class Analysis:
         *,
         chat: bool = False,
         progress: Progress = no_progress,
+        on_tokens: OnTokens | None = None,
     ) -> Generated:
-        """Texts sampled before and after with the same noise."""
+        """Texts sampled before and after with the same noise; `on_tokens` is given them while they are written."""
         from core.generate import generate
 
-        return generate(self.loaded(progress), prompt, steering, sampling or Sampling(), chat=chat, progress=progress)
+        model = self.loaded(progress)
+        return generate(
+            model, prompt, steering, sampling or Sampling(), chat=chat, progress=progress, on_tokens=on_tokens
+        )
 
 
 # --- shared models ------------------------------------------------------------------------------------------------------

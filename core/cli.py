@@ -21,7 +21,7 @@ import click
 
 from core import __version__
 from core.errors import Cancelled, HeadscopeError, InputError
-from core.settings import DEVICES, DTYPES, Settings
+from core.settings import DEVICES, DTYPES, Settings, step_of
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
@@ -97,9 +97,9 @@ class _Telling:
     def __call__(self, phrase: str, share: float | None) -> None:
         now = time.monotonic()
         if not self.live:
-            if phrase != self.phrase:
+            if step_of(phrase) != step_of(self.phrase):
                 click.echo(f"{phrase} …", err=True)
-        elif phrase != self.phrase or now - self.shown > 0.2 or share == 1.0:
+        elif step_of(phrase) != step_of(self.phrase) or now - self.shown > 0.2 or share == 1.0:
             percent = "" if share is None else f" {100 * share:3.0f} %"
             click.echo(f"\r\x1b[K{phrase} …{percent}", nl=False, err=True)
             self.shown = now

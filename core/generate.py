@@ -30,7 +30,7 @@ from transformers import (
 
 from core.errors import InputError
 from core.results import Generated, NextToken, Sampling, TokenCount
-from core.settings import Progress, no_progress
+from core.settings import OnTokens, Progress, Texts, no_progress
 from core.steering import Steering
 from core.tokens import token_texts
 
@@ -139,6 +139,8 @@ def next_token(
         others_factor=float((after[place] - before[place]).exp()),
         entropy_before=_entropy(before),
         entropy_after=_entropy(after),
+        hidden=hidden[0].double().cpu().numpy(),
+        log_z=float(logits[0].double().logsumexp(0)),
     )
 
 
@@ -159,10 +161,12 @@ def generate(
     *,
     chat: bool = False,
     progress: Progress = no_progress,
+    on_tokens: OnTokens | None = None,
 ) -> Generated:
     """Sample continuations before and after an edit, coupled, in one batch.
 
-    Without a steering both sides are the model as it is. See `Generated` for what comes back.
+    Without a steering both sides are the model as it is. See `Generated` for what comes back. `on_tokens` is given the
+    texts so far after every token; a finished text ends with its end token there too.
 
     Raises:
         InputError: see `encode_prompt` and `Sampling`.
@@ -186,7 +190,9 @@ def generate(
                 use_cache=True,
             ),
             logits_processor=LogitsProcessorList([draw]),
-            stopping_criteria=StoppingCriteriaList([_Told(progress, prompt_ids.shape[1], sampling.new_tokens)]),
+            stopping_criteria=StoppingCriteriaList(
+                [_Told(progress, on_tokens, draw, prompt_ids.shape[1], sampling.new_tokens)]
+            ),
         )
     texts = _cut(output[:, prompt_ids.shape[1] :].cpu().numpy(), draw.active_steps())
     before, after = texts[:count], texts[count:]
@@ -256,12 +262,22 @@ class _CoupledDraw(LogitsProcessor):
 
 
 class _Told(StoppingCriteria):
-    """Tells the progress after every token; never stops by itself."""
+    """Tells the progress and the texts so far after every token; never stops by itself."""
 
-    def __init__(self, progress: Progress, start: int, total: int) -> None:
-        self.progress, self.start, self.total = progress, start, total
+    def __init__(
+        self, progress: Progress, on_tokens: OnTokens | None, draw: _CoupledDraw, start: int, total: int
+    ) -> None:
+        self.progress, self.on_tokens, self.draw, self.start, self.total = progress, on_tokens, draw, start, total
+        self.rows: list[list[int]] = [[] for _ in draw.finished]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **_: object) -> torch.Tensor:
+        if self.on_tokens is not None:
+            drawn = zip(self.rows, input_ids[:, -1].tolist(), self.draw.active[-1].tolist(), strict=True)
+            for row, token, active in drawn:
+                if active:
+                    row.append(token)
+            texts: Texts = tuple(map(tuple, self.rows))
+            self.on_tokens(texts[: len(texts) // 2], texts[len(texts) // 2 :])
         self.progress("Sampling texts", min(1.0, (input_ids.shape[1] - self.start) / self.total))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 

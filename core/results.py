@@ -30,6 +30,8 @@ class NextToken:
         token_ids, tokens: [k]. before, after: [k] probabilities. steered: [k] whether the token is edited.
         others_factor: by which every token that is not steered was multiplied.
         entropy_before, entropy_after: of the whole distribution, nats.
+        hidden, log_z: [d] what the head received at the prompt (times the logit scale), and log Z there: with them an edit
+            is worked out without the model (`core.steering.edited_prompt`).
     """
 
     token_ids: Int64[np.ndarray, "k"]
@@ -40,6 +42,8 @@ class NextToken:
     others_factor: float
     entropy_before: float
     entropy_after: float
+    hidden: Float64[np.ndarray, "d"]
+    log_z: float
 
 
 @dataclass(frozen=True)

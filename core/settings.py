@@ -9,11 +9,30 @@ from core.errors import InputError
 
 Progress = Callable[[str, float | None], None]
 """Called with a short phrase and the share done (0 to 1, or None where it is not known). It may raise
-`core.errors.Cancelled`: that is how a run is stopped, always between two chunks, files or tokens."""
+`core.errors.Cancelled`: that is how a run is stopped, always between two chunks, files or tokens. What stands in the
+phrase before ": " names the step; what follows may change while it lasts (see `tell_bytes`)."""
+
+Texts = tuple[tuple[int, ...], ...]
+"""The token ids of several texts."""
+
+OnTokens = Callable[[Texts, Texts], None]
+"""Called with the texts written so far, before and after the edit, whenever every text has got another token."""
 
 
 def no_progress(phrase: str, share: float | None) -> None:
     """The progress callback that tells nobody."""
+
+
+def step_of(phrase: str) -> str:
+    """The step that a phrase of a progress callback belongs to: `Fetching smollm2` of `Fetching smollm2: 41 of 93 MB`."""
+    return phrase.partition(": ")[0]
+
+
+def tell_bytes(progress: Progress, step: str, done: float, total: float) -> None:
+    """Tells a step that is measured in bytes: `Fetching smollm2: 41 of 93 MB`."""
+    scale, unit, digits = (1e9, "GB", 1) if total >= 1e9 else (1e6, "MB", 0 if total >= 10e6 else 1)
+    done = min(done, total)
+    progress(f"{step}: {done / scale:.{digits}f} of {total / scale:.{digits}f} {unit}", done / max(total, 1))
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -25,6 +25,7 @@ from jaxtyping import Float, Float64, Int
 from core.encoding import Encoding
 from core.errors import AnalysisError, InputError
 from core.moments import Moments, Reservoir
+from core.results import NextToken
 
 DIRECTIONS = ("minimum-variance", "saliency", "least-norm", "uniform", "top-k:K", "random")
 LOGIT_BIAS = "logit-bias"
@@ -131,6 +132,23 @@ class SweepPoint:
     js: float
     top1_agreement: float
     others_drift: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one token's step does over a range of steps, the other tokens staying as they are.
+
+    Attributes:
+        steps: [g] nats along the direction, ascending.
+        realised, realised_held_out: [g] ratio of the token's mean probability.
+        kl, others_drift: [g] of the whole edit, held-out, nats.
+    """
+
+    steps: Float64[np.ndarray, "g"]
+    realised: Float64[np.ndarray, "g"]
+    realised_held_out: Float64[np.ndarray, "g"]
+    kl: Float64[np.ndarray, "g"]
+    others_drift: Float64[np.ndarray, "g"]
 
 
 def check_direction(direction: str) -> None:
@@ -319,6 +337,7 @@ class Steerer:
             raise InputError("A token is in the list twice: give each token once, with one ratio.")
         check_direction(direction)
         self.direction, self.rows, self.ids, self.names = direction, rows, tuple(ids), tuple(names)
+        self.bias, self.softcap = bias, softcap
         if vector is None:
             vector = direction_vector(
                 direction,
@@ -404,6 +423,22 @@ class Steerer:
             )
         return tuple(points)
 
+    def curve(self, token: int, steps: Float64[np.ndarray, "k"], grid: Float64[np.ndarray, "g"]) -> Curve:
+        """The `token`-th token at every step of `grid`, the others at their `steps`: what a live slider needs."""
+        rows = []
+        for step in grid:
+            moved = steps.copy()
+            moved[token] = step
+            judged = self.held_out.judge(moved)
+            realised = self.fit.realised(moved)[token]
+            rows.append((step, realised, judged.realised[token], judged.kl, judged.others_drift))
+        return Curve(*np.array(rows, dtype=np.float64).T)
+
+    def at_prompt(self, hidden: Float64[np.ndarray, "d"]) -> tuple[Float64[np.ndarray, "k"], float]:
+        """[k] logits of the tokens at a prompt before the soft-cap, and the shift of a logit per nat along the direction."""
+        shift = 1.0 if self.direction == LOGIT_BIAS else float(hidden @ self.vector)
+        return self.rows @ hidden + self.bias, shift
+
     def steps(self, ratios: Sequence[float], calibrate: bool = True) -> Float64[np.ndarray, "k"]:
         """[k] nats along the direction for each token; calibrated, the mean ratio on the fitting part is exact."""
         if len(ratios) != len(self.ids):
@@ -469,3 +504,44 @@ class Steerer:
                 "These ratios cannot be reached together along one direction: lower the largest, or steer fewer tokens."
             )
         return found.x
+
+
+def edited_prompt(base: NextToken, steerer: Steerer, steps: Float64[np.ndarray, "k"]) -> NextToken:
+    """The next-token distribution of `base` (of the model as it is) after an edit, in closed form: no forward pass.
+
+    Args:
+        base: from `core.generate.next_token` without a steering.
+        steerer, steps: the tokens and their steps, nats along the direction.
+    """
+    logits, shift = steerer.at_prompt(base.hidden)
+
+    def cap(z: np.ndarray) -> np.ndarray:
+        return z if steerer.softcap is None else steerer.softcap * np.tanh(z / steerer.softcap)
+
+    if steerer.direction == LOGIT_BIAS:
+        delta = steps
+    else:
+        delta = np.clip(cap(logits + shift * steps) - cap(logits), -MOST_SHIFT, MOST_SHIFT)
+    log_p = np.minimum(cap(logits) - base.log_z, 0.0)
+    p = np.exp(log_p)
+    rest = max(1 - float(p.sum()), 0.0)
+    log_s = -float(np.log(max(rest + float((p * np.exp(delta)).sum()), 1e-300)))
+    log_edited = log_p + delta + log_s
+    steered = dict(zip(steerer.ids, range(len(steerer.ids)), strict=True))
+    known = dict(zip(base.token_ids.tolist(), zip(base.tokens, base.before, strict=True), strict=True))
+    shown = {i: (steerer.names[j], float(p[j])) for i, j in steered.items() if i not in known} | known
+    ids = np.array(sorted(shown, key=lambda i: -shown[i][1]), dtype=np.int64)
+    after = [np.exp(log_edited[steered[i]]) if i in steered else shown[i][1] * np.exp(log_s) for i in ids.tolist()]
+    entropy_rest = base.entropy_before + float((p * log_p).sum())  # of the tokens that are not steered
+    return NextToken(
+        token_ids=ids,
+        tokens=tuple(shown[i][0] for i in ids.tolist()),
+        before=np.array([shown[i][1] for i in ids.tolist()], dtype=np.float64),
+        after=np.array(after, dtype=np.float64),
+        steered=np.isin(ids, steerer.ids),
+        others_factor=float(np.exp(log_s)),
+        entropy_before=base.entropy_before,
+        entropy_after=float(np.exp(log_s) * (entropy_rest - log_s * rest) - (np.exp(log_edited) * log_edited).sum()),
+        hidden=base.hidden,
+        log_z=base.log_z,
+    )

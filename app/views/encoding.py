@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from core.tables import residual_groups
 QUESTION = "Is a token's average probability written in its embedding?"
 HOLDS = 0.5
 """R² on held-out text from which on the page says that the encoding holds."""
+MOST_FOUND = 8
 VIEWS = ("Fit", "Weights", "Sparsity", "Why", "Map", "Tokens")
 
 
@@ -48,8 +50,21 @@ def _sentence(encoding: Encoding) -> str:
 
 def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
     marked = tuple(edit.token_id for edit in state.edits())
-    chart = cache.chart(figures.fit_scatter, choice, encoding, look, marked)
+    wanted = str(state.chosen("find-token") or "")
+    found = find_tokens(encoding, wanted)
+    ids = tuple(int(encoding.token_ids[at]) for at in found)
+    chart = cache.chart(figures.fit_scatter, choice, encoding, look, marked, ids)
     widgets.chart(chart, "fit", f"{len(encoding.tokens):,} tokens, measured against predicted")
+    st.text_input(
+        "Find a token",
+        key="find-token",
+        persist_state="session",
+        placeholder="for example: river",
+        help="Marks it in the figure: the token as you write it, blank included; if there is none, the word with a "
+        f"blank before it; else up to {MOST_FOUND} that contain it.",
+    )
+    if wanted:
+        widgets.note(_found_line(encoding, wanted, found))
     widgets.facts(
         [
             ("R², fitted tokens", f"{encoding.r2:.3f} (adjusted {encoding.r2_adjusted:.3f})"),
@@ -72,6 +87,37 @@ def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
             "on the rest, five times. **Held-out text**: probabilities of the same tokens on documents that were "
             "not used. The claim would be wrong here if these two were near zero while the fit is high."
         )
+
+
+def find_tokens(encoding: Encoding, text: str) -> list[int]:
+    """Places of the tokens that a text names: itself, else with a blank before it, else those that contain it.
+
+    At most `MOST_FOUND`, the most probable first.
+    """
+    if not text:
+        return []
+    tests: tuple[Callable[[str], bool], ...] = (
+        lambda token: token == text,
+        lambda token: token == " " + text,
+        lambda token: text.lower() in token.lower(),
+    )
+    for fits in tests:
+        if found := [at for at, token in enumerate(encoding.tokens) if fits(token)]:
+            return sorted(found, key=lambda at: -encoding.alpha[at])[:MOST_FOUND]
+    return []
+
+
+def _found_line(encoding: Encoding, wanted: str, found: list[int]) -> str:
+    if not found:
+        return f"No token contains {widgets.chip(wanted)}."
+    at = found[0]
+    others = f" {words.plural(len(found) - 1, 'other')} marked too." if len(found) > 1 else ""
+    return (
+        f"{widgets.chip(encoding.tokens[at], int(encoding.token_ids[at]))}: measured "
+        f"<b>{words.one_in(float(encoding.alpha[at]))}</b>, predicted "
+        f"<b>{words.one_in(float(np.exp(-encoding.predicted[at])))}</b> "
+        f"({words.nats(float(encoding.neg_log_alpha[at]))} and {words.nats(float(encoding.predicted[at]))}).{others}"
+    )
 
 
 def _weights(choice: Choice, encoding: Encoding, look: Look) -> None:

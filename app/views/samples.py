@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import html
 
+import numpy as np
 import streamlit as st
 
 from app import cache, edits, jobs, state, widgets
 from app.cache import Writing
 from app.state import Choice
+from core.encoding import Encoding
 from core.figures import texts, words
 from core.results import Generated
+from core.settings import Texts
 from core.tokens import visible
 
 QUESTION = "What does it write then?"
+SAME_NOISE = "Same noise on both sides; shaded from the first token that differs."
+SHOWN = 12
+"""Texts per side that are shown while they are being written."""
 
 
 def page() -> None:
@@ -43,13 +49,13 @@ def page() -> None:
         widgets.note("Press Write for texts by this model.")
         return
     if job.state != "done":
-        widgets.progress(job, jobs.generation())
+        widgets.progress(job, jobs.generation(), lambda partial: _show_partial(encoding, asked, *partial))
         return
     with place:
         widgets.say(_sentence(job.result))
         if asked.edits != state.edits():
             widgets.note("These texts were written with an earlier edit: press Write for new ones.")
-    _show(job.result, asked)
+    _show(job.result)
 
 
 def _edit_line(known: dict[int, tuple[str, float]]) -> None:
@@ -108,20 +114,51 @@ def _sentence(result: Generated) -> str:
     return "; ".join(told) + "."
 
 
-def _show(result: Generated, asked: Writing) -> None:
+def _show_partial(encoding: Encoding, asked: Writing, before: Texts, after: Texts) -> None:
+    """The texts while they are being written; of many only the first, because they are sent again and again."""
+    widgets.note(SAME_NOISE)
+    names = _token_names(encoding, {i for ids in (*before[:SHOWN], *after[:SHOWN]) for i in ids})
+    steered = {edit.token_id for edit in asked.edits}
+    for old, new in zip(before[:SHOWN], after[:SHOWN], strict=True):
+        _pair(old, new, tuple(names[i] for i in old), tuple(names[i] for i in new), steered)
+    if len(before) > SHOWN:
+        widgets.note(f"The first {SHOWN} of {len(before)} texts; all of them stand here when they are finished.")
+
+
+def _token_names(encoding: Encoding, ids: set[int]) -> dict[int, str]:
+    """Texts of tokens, as `core.tokens.token_texts` gives them; known from the fit, so no tokenizer is read each time."""
+    wanted = np.array(sorted(ids), dtype=np.int64)
+    at = np.searchsorted(encoding.token_ids, wanted).clip(max=len(encoding.token_ids) - 1)
+    return {
+        int(i): encoding.tokens[place] if encoding.token_ids[place] == i else "⟨no token⟩"
+        for i, place in zip(wanted, at, strict=True)
+    }
+
+
+def _show(result: Generated) -> None:
     steered = {count.id for count in result.counts}
-    widgets.note("Same noise on both sides; shaded from the first token that differs.")
-    for number in range(len(result.before)):
-        first = first_difference(result.before[number], result.after[number])
-        st.html(
-            '<div class="hs-pair">'
-            + _side("Before", "before", result.before[number], result.before_tokens[number], first, steered)
-            + _side("After", "after", result.after[number], result.after_tokens[number], first, steered)
-            + "</div>"
-        )
+    widgets.note(SAME_NOISE)
+    for pair in zip(result.before, result.after, result.before_tokens, result.after_tokens, strict=True):
+        _pair(*pair, steered)
     if result.counts:
         chart = texts.sampled_counts(result.counts, result.steps_after, state.look())
         widgets.chart(chart, "counts", "How often it came")
+
+
+def _pair(
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+    before_tokens: tuple[str, ...],
+    after_tokens: tuple[str, ...],
+    steered: set[int],
+) -> None:
+    first = first_difference(before, after)
+    st.html(
+        '<div class="hs-pair">'
+        + _side("Before", "before", before, before_tokens, first, steered)
+        + _side("After", "after", after, after_tokens, first, steered)
+        + "</div>"
+    )
 
 
 def first_difference(before: tuple[int, ...], after: tuple[int, ...]) -> int:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import html
+from typing import Any
 
 import streamlit as st
 
 from app import cache, edits, jobs, state, widgets
+from app.live.knobs import knob_data, knobs, sweep_points
 from app.state import Choice
 from core.encoding import Encoding
 from core.errors import HeadscopeError
 from core.figures import steering as figures
 from core.figures import texts, words
-from core.steering import Steering
+from core.results import NextToken
+from core.steering import Steering, SweepPoint
 
 QUESTION = "Can I turn that knob?"
-VIEWS = ("Prompt", "Result", "Range", "Side effects", "Few positions")
+VIEWS = ("Result", "Side effects", "Few positions")
 
 
 def page() -> None:
@@ -31,11 +34,11 @@ def page() -> None:
 
 @st.fragment
 def _bench(choice: Choice, encoding: Encoding) -> None:
-    """Sliders and figure together, so that a slider draws only this part anew."""
+    """Sliders and figures together, so that a slider draws only this part anew."""
     state.drop_unknown(edits.alphas(encoding, state.edits()))
     state.offer(lambda: edits.offered(encoding))
     place = st.container()
-    edits.draw(choice, encoding)
+    edits.add(choice, encoding)
     if refused := state.chosen("edit_refused"):
         widgets.problem(str(refused))
     direction, calibrate = edits.controls()
@@ -50,14 +53,28 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
         with place:
             widgets.say("Not like this:")
             widgets.problem(error)
+        edits.rows(encoding)
         return
     with place:
         widgets.say(_sentence(steering))
+    prompt = _prompt(choice, direction, calibrate)
+    known = edits.alphas(encoding, state.edits())
+    curves = cache.curves(choice, state.edits(), direction, calibrate)
+    data = knob_data(
+        cache.steerer(choice, steering.token_ids, direction),
+        steering,
+        curves,
+        prompt,
+        [edits.options(known[token.id][1]) for token in steering.tokens],
+        state.look(),
+    )
+    knobs(data, moved=state.set_ratio, removed=state.remove_edit)
+    _numbers(steering, prompt, data, sweep_points(curves[0], steering))
     view = st.segmented_control(
         "Figure", VIEWS, default=VIEWS[0], required=True, key="figure", label_visibility="collapsed",
         bind="query-params",
     )  # fmt: skip
-    draw = {"Prompt": _prompt, "Result": _result, "Range": _range, "Side effects": _costs, "Few positions": _few}
+    draw = {"Result": _result, "Side effects": _costs, "Few positions": _few}
     draw[view or VIEWS[0]](choice, steering, encoding)
 
 
@@ -73,7 +90,7 @@ def _sentence(steering: Steering) -> str:
     )
 
 
-def _prompt(choice: Choice, steering: Steering, encoding: Encoding) -> None:
+def _prompt(choice: Choice, direction: str, calibrate: bool) -> NextToken | None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         prompt = st.text_input(
             "Prompt", key="prompt", persist_state="session", help="What comes next? Press Enter after a change."
@@ -82,17 +99,31 @@ def _prompt(choice: Choice, steering: Steering, encoding: Encoding) -> None:
             "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
         )
     try:
-        asked = state.edits()
-        found = cache.next_token(choice, prompt or "", chat, asked, steering.direction, bool(state.chosen("calibrate")))
+        return cache.next_token(choice, prompt or "", bool(chat), state.edits(), direction, calibrate)
     except HeadscopeError as error:
         widgets.problem(error)
-        return
-    widgets.chart(texts.next_token(found, state.look()), "next", "The next token at this prompt")
-    widgets.note(
-        f"Here every other token is multiplied by {words.number(found.others_factor, 4)}; entropy "
-        f"{words.number(found.entropy_before)} before, {words.nats(found.entropy_after)} after. The ratio at one "
-        "prompt differs from the mean over a text, which is what was asked."
-    )
+        return None
+
+
+def _numbers(
+    steering: Steering, prompt: NextToken | None, data: dict[str, Any], points: tuple[SweepPoint, ...]
+) -> None:
+    """What the live figures show, in words and as tables."""
+    summaries = [html.escape(figure["summary"]) for figure in data["figures"].values()]
+    if prompt is not None:
+        summaries.append(
+            f"Here every other token is multiplied by {words.number(prompt.others_factor, 4)}; entropy "
+            f"{words.number(prompt.entropy_before)} before, {words.nats(prompt.entropy_after)} after. The ratio at one "
+            "prompt differs from the mean over a text, which is what was asked."
+        )
+    with st.expander("The figures in words and numbers"):
+        for told in summaries:
+            widgets.note(told)
+        look = state.look()
+        if prompt is not None:
+            widgets.data(texts.next_token(prompt, look).table, "next")
+        if "range" in data["figures"]:
+            widgets.data(figures.sweep(points, steering, look).table, "range")
 
 
 def _result(choice: Choice, steering: Steering, encoding: Encoding) -> None:
@@ -105,22 +136,6 @@ def _result(choice: Choice, steering: Steering, encoding: Encoding) -> None:
         )
 
     edits.explain_misses(steering, encoding)
-
-
-def _range(choice: Choice, steering: Steering, encoding: Encoding) -> None:
-    first = steering.tokens[0]
-    ratios = tuple(r for r in (*edits.RATIOS[::4], first.target) if r < first.max_ratio)
-    points = cache.sweep(
-        choice, state.edits(), tuple(sorted(set(ratios))), steering.direction, bool(state.chosen("calibrate"))
-    )
-    if not points:
-        widgets.note("No ratio can be reached along this direction.")
-        return
-    chart = figures.sweep(points, steering, state.look())
-    widgets.chart(chart, "range", "Realised against asked, over the whole range")
-    widgets.note(
-        html.escape(chart.summary) + (" The first token of the list is shown." if len(steering.tokens) > 1 else "")
-    )
 
 
 def _costs(choice: Choice, steering: Steering, encoding: Encoding) -> None:

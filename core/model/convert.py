@@ -15,7 +15,7 @@ from typing import Any
 from core.errors import AnalysisError, HeadscopeError
 from core.model.fetch import locked, scratch_folder, writing_to
 from core.model.weights import file_sha256, readable
-from core.settings import Progress, no_progress
+from core.settings import Progress, no_progress, tell_bytes
 
 MAGIC = b"GGUF"
 
@@ -117,9 +117,15 @@ def _telling(phrase: str, progress: Progress) -> Iterator[None]:
 
     def told(items: Iterable[Any], **_: object) -> Iterator[Any]:
         items = list(items)
-        for number, item in enumerate(items):
-            progress(phrase, number / len(items))
+        sizes = [int(getattr(item, "n_bytes", 0)) for item in items]
+        total, done = sum(sizes), 0
+        for number, (item, size) in enumerate(zip(items, sizes, strict=True)):
+            if total:
+                tell_bytes(progress, phrase, done, total)
+            else:
+                progress(phrase, number / len(items))
             yield item
+            done += size
 
     bar = getattr(reader, "tqdm", None)
     if bar is None:

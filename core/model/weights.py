@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 
 from core.errors import AnalysisError, InputError
-from core.settings import Progress, no_progress
+from core.settings import Progress, no_progress, tell_bytes
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -178,7 +178,7 @@ def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> st
         while block := file.read(1 << 22):
             digest.update(block)
             done += len(block)
-            progress(f"Checking {path.name}", done / max(stat.st_size, 1))
+            tell_bytes(progress, f"Checking {path.name}", done, stat.st_size)
     table = _known_hashes(cache) | {str(real): f"{mark} {digest.hexdigest()}"}
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the analysis
         write_atomically(cache / "hashes.json", json.dumps(table, indent=0).encode())

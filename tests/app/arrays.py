@@ -15,7 +15,7 @@ from core.analysis import Analysis
 from core.encoding import Encoding, encode
 from core.moments import Moments, Observation, Reservoir
 from core.results import Generated, NextToken, TokenChoice, TokenCount
-from core.settings import Progress, Settings, no_progress
+from core.settings import OnTokens, Progress, Settings, no_progress
 from core.steering import Edit, Steering
 from core.tokens import kind_of
 
@@ -113,7 +113,7 @@ class ArrayAnalysis(Analysis):
         before = np.linspace(0.2, 0.01, 10)
         steered = np.isin(ids, steering.token_ids if steering else [])
         after = np.where(steered, 2 * before, 0.9 * before)
-        return NextToken(ids, TOKENS[:10], before, after, steered, 0.9, 2.0, 2.1)
+        return NextToken(ids, TOKENS[:10], before, after, steered, 0.9, 2.0, 2.1, np.ones(self.embedding.shape[1]), 9.0)
 
     def generate(
         self,
@@ -123,9 +123,13 @@ class ArrayAnalysis(Analysis):
         *,
         chat: bool = False,
         progress: Progress = no_progress,
+        on_tokens: OnTokens | None = None,
     ) -> Generated:
         progress("Sampling texts", 0.5)
         before, after = (11, 0, 1, 12), (11, 0, RIVER, 2)
+        if on_tokens is not None:
+            on_tokens((before[:3],) * 2, (after[:3],) * 2)
+        progress("Sampling texts", 0.75)
         texts = [tuple(TOKENS[i] for i in ids) for ids in (before, after)]
         counts = () if steering is None else (TokenCount(RIVER, " river", 0, 2, 0.1, 1.7, 0.0, 4.0),)
         joined = ["".join(t) for t in texts]

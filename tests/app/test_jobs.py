@@ -9,7 +9,7 @@ import pytest
 
 from app.jobs import KEPT, Job, Lane, now
 from core.errors import InputError
-from core.settings import Progress
+from core.settings import Progress, tell_bytes
 
 
 class Gate:
@@ -131,3 +131,8 @@ def test_time_left_comes_from_the_speed_of_the_phrase(monkeypatch: pytest.Monkey
     assert job.seconds_left() == pytest.approx(30)
     job.progress("Fitting", None)
     assert job.seconds_left() is None
+    tell_bytes(job.progress, "Fetching", 0, 93e6)
+    clock[0] += 10
+    tell_bytes(job.progress, "Fetching", 31e6, 93e6)  # the same step, although its phrase counts on
+    assert job.phrase == "Fetching: 31 of 93 MB"
+    assert job.seconds_left() == pytest.approx(20)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import jobs, state
+from app import jobs, state, uploads
+from app.views.encoding import find_tokens
 from core.errors import AnalysisError
+from core.figures import words
 from core.settings import Progress, no_progress
-from tests.app.arrays import RIVER, ArrayAnalysis, planted
+from tests.app.arrays import RIVER, TOKENS, ArrayAnalysis, planted
 from tests.app.conftest import settled, text_of
 
 Visit = Callable[..., AppTest]
 EDIT = f"{RIVER}:4"
+PAIR = '<div class="hs-pair">'
 
 
 def charts(test: AppTest) -> list[dict]:
@@ -66,6 +73,35 @@ def test_encoding(visit: Visit, view: str) -> None:
         assert ("does not hold for this model" in text_of(test)) == (known.log_z_std > 1)
 
 
+def test_a_token_is_found_on_the_fit(visit: Visit) -> None:
+    test = visit("encoding", model="smollm2", edit=f"{TOKENS.index('2020')}:4")
+    test.text_input(key="find-token").input("word1").run()
+    known, at = planted()[2], TOKENS.index(" word1")
+    assert words.one_in(float(known.alpha[at])) in text_of(fine(test))
+    assert words.one_in(float(np.exp(-known.predicted[at]))) in text_of(test)
+    assert [list(trace["text"]) for trace in charts(test)[0]["data"][-2:]] == [["2020"], ["␣word1"]]
+    test.text_input(key="find-token").input("<nothing>").run()
+    assert "No token contains" in text_of(fine(test)) and "<nothing>" not in text_of(test)
+    assert len(charts(test)[0]["data"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (" river", {" river"}),
+        ("river", {"river"}),
+        ("word1", {" word1"}),
+        ("IVER", {" river", "river"}),
+        ("", set()),
+        ("zzz", set()),
+    ],
+)
+def test_what_a_text_finds(text: str, found: set[str]) -> None:
+    places = find_tokens(planted()[2], text)
+    assert {TOKENS[place] for place in places} == found and len(set(places)) == len(places)
+    assert len(find_tokens(planted()[2], "ord")) == 8
+
+
 def test_pages_fill_from_the_store_without_a_job(visit: Visit, lanes: dict[str, jobs.Lane]) -> None:
     fine(visit("encoding", model="smollm2"))
     assert not [key for key in lanes["analyses"]._jobs if key[0] == "encode"]
@@ -79,7 +115,12 @@ def test_the_token_table_can_be_searched(visit: Visit) -> None:
     assert set(test.dataframe[0].value["token"]) == {"␣river", "river"}
 
 
-@pytest.mark.parametrize("view", ["Prompt", "Result", "Range", "Side effects", "Few positions"])
+def live(test: AppTest) -> dict:
+    """What the live sliders were sent."""
+    return json.loads(test.get("bidi_component")[0].proto.json)
+
+
+@pytest.mark.parametrize("view", ["Result", "Side effects", "Few positions"])
 def test_steering(visit: Visit, view: str) -> None:
     test = visit("steering", model="smollm2", edit=EDIT, figure=view)
     if view == "Few positions":
@@ -88,21 +129,50 @@ def test_steering(visit: Visit, view: str) -> None:
     fine(test)
     assert "asked 4×, got <b>" in text_of(test)
     assert len(charts(test)) == 1
-    titles = {"Prompt": "next token", "Result": "Asked", "Range": "Realised", "Side effects": "else moves"}
+    titles = {"Result": "Asked", "Side effects": "else moves"}
     assert titles.get(view, "Estimated from") in text_of(test)
 
 
-def test_a_slider_changes_the_edit_and_undo_takes_it_back(visit: Visit) -> None:
+def test_the_live_sliders_get_numbers_that_give_the_edit(visit: Visit) -> None:
+    """What the browser works out from the numbers is what was solved here."""
+    data = live(fine(visit("steering", model="smollm2", edit=f"{RIVER}:4,0:0.5")))
+    assert [edit["id"] for edit in data["edits"]] == [RIVER, 0] and data["calibrated"]
+    assert [edit["ratio"] for edit in data["edits"]] == [4, 0.5]
+    for edit in data["edits"]:
+        curve = edit["curve"]
+        assert np.exp(np.interp(edit["step"], curve["steps"], curve["logRealised"])) == pytest.approx(
+            edit["ratio"], rel=0.02
+        )
+        assert (np.diff(curve["logRealised"]) >= 0).all() and min(curve["kl"]) >= 0
+        assert edit["p"] == next(row["before"] for row in data["shown"] if row["id"] == edit["id"])
+    steered = {row["id"]: row["edit"] for row in data["shown"] if row["edit"] is not None}
+    assert steered == {RIVER: 0, 0: 1}
+    assert data["figures"]["next"]["summary"] and data["figures"]["range"]["figure"]["data"]
+
+
+def test_a_ratio_changes_and_undo_takes_it_back(visit: Visit) -> None:
     test = visit("steering", model="smollm2", edit=EDIT)
-    slider = next(s for s in test.select_slider if s.key.startswith("ratio-"))
-    assert slider.value == 4
-    slider.set_value(8.0).run()
-    assert "asked 8×" in text_of(fine(test))
-    assert param(test, "edit") == f"{RIVER}:8"
+    test.button(key="reset").click().run()
+    assert "asked 1×" in text_of(fine(test))
+    assert param(test, "edit") == f"{RIVER}:1"
     test.button(key="undo").click().run()
     assert "asked 4×" in text_of(fine(test))
     test.button(key="clear").click().run()
     assert "Add a token below" in text_of(fine(test))
+
+
+def test_a_list_that_cannot_be_solved_keeps_its_sliders(visit: Visit) -> None:
+    every = ",".join(f"{i}:100" for i in range(9))
+    test = visit("steering", model="smollm2", edit=every)
+    sliders = [s for s in test.select_slider if s.key.startswith("ratio-")]
+    assert len(test.error) == 1 and len(sliders) == 9
+    labels = [s.label for s in sliders]
+    assert any(label.startswith("`$x$`") for label in labels)
+    assert any(label.startswith("`` `tick` ``") for label in labels)
+    for slider in sliders:
+        slider.set_value(1.0)
+    test.run()
+    assert "asked 1×" in text_of(fine(test))
 
 
 def test_a_token_is_added_by_typing(visit: Visit) -> None:
@@ -124,7 +194,7 @@ def test_a_first_visitor_finds_one_token_steered(visit: Visit) -> None:
 
 def test_a_first_visitor_finds_texts(visit: Visit) -> None:
     test = fine(visit("samples", model="smollm2"))
-    assert "hs-pair" in text_of(test) and "expected" in text_of(test)
+    assert PAIR in text_of(test) and "expected" in text_of(test)
 
 
 def test_a_word_of_several_tokens_is_explained(visit: Visit) -> None:
@@ -138,9 +208,6 @@ def test_hostile_tokens_stay_text(visit: Visit) -> None:
     test = fine(visit("steering", model="smollm2", edit=every))
     assert "<script>alert" not in text_of(test)
     assert "&lt;script&gt;alert" in text_of(test)
-    labels = [s.label for s in test.select_slider if s.key.startswith("ratio-")]
-    assert any(label.startswith("`$x$`") for label in labels)
-    assert any(label.startswith("`` `tick` ``") for label in labels)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +254,34 @@ def test_samples(visit: Visit) -> None:
     assert len(charts(test)) == 1
 
 
+def test_texts_appear_while_they_are_written(visit: Visit) -> None:
+    class Slow(ArrayAnalysis):
+        go_on = threading.Event()
+
+        def generate(self, *arguments, progress: Progress = no_progress, **options):
+            def wait(phrase: str, share: float | None) -> None:
+                progress(phrase, share)
+                if share == 0.75:  # told after the first tokens
+                    assert self.go_on.wait(20)
+
+            return super().generate(*arguments, progress=wait, **options)
+
+    analysis = Slow()
+    test = visit("model", analysis, model="smollm2", edit=EDIT)
+    test.switch_page("views/samples.py").run()
+    for _ in range(100):
+        if PAIR in text_of(test):
+            break
+        time.sleep(0.05)
+        test.run()
+    said = text_of(fine(test))
+    assert button(test, "Cancel") and "expected" not in said
+    assert said.count(PAIR) == 2
+    assert '<span class="hs-changed"><span class="hs-chip hs-steered" title="id' in said and "<b>bold" not in said
+    analysis.go_on.set()
+    assert "expected 1.7" in text_of(fine(settled(test)))
+
+
 def test_a_failed_analysis_gets_its_sentence_and_can_be_tried_again(visit: Visit) -> None:
     class Broken(ArrayAnalysis):
         broken = True
@@ -223,6 +318,25 @@ def test_an_upload_becomes_the_text(visit: Visit) -> None:
     fine(settled(test))
     assert test.session_state["corpus"].endswith("my-notes.txt")
     assert param(test, "corpus").endswith("my-notes.txt")
+
+
+def test_a_pasted_text_becomes_the_text(visit: Visit) -> None:
+    test = visit("model", model="smollm2")
+    test.text_area(key="pasted").input("one two three").run()
+    test.button(key="use-pasted").click().run()
+    fine(settled(test))
+    assert Path(test.session_state["corpus"]).read_text("utf-8") == "one two three"
+    assert param(test, "corpus").endswith("pasted.txt")
+
+
+def test_a_pasted_text_has_its_limits(visit: Visit) -> None:
+    test = visit("model", model="smollm2")
+    test.text_area(key="pasted").input(" \n ").run()
+    test.button(key="use-pasted").click().run()
+    assert "corpus" not in fine(test).query_params  # nothing was pasted: nothing happens
+    test.text_area(key="pasted").input("a" * (uploads.MOST_CHARACTERS + 1)).run()
+    test.button(key="use-pasted").click().run()
+    assert "1,000,001 characters" in test.error[0].value.replace("\\", "") and "corpus" not in test.query_params
 
 
 def test_another_model_forgets_the_edits(visit: Visit) -> None:

@@ -72,6 +72,21 @@ def test_chosen_tokens_are_marked_on_the_scatter() -> None:
     assert marked.marker.color == Look().after
 
 
+def test_found_tokens_are_marked_unless_they_are_steered() -> None:
+    figure = encoding.fit_scatter(planted()[2], Look(), (RIVER,), (RIVER, 4)).figure
+    assert [list(trace.text) for trace in figure.data[-2:]] == [["␣river"], ["2020"]]
+    assert figure.data[-1].marker.color not in (Look().after, Look().ours)
+    assert len(figure.layout.annotations) == 2
+
+
+def test_the_hover_of_the_scatter_says_one_in_how_many() -> None:
+    known = planted()[2]
+    points = encoding.fit_scatter(known, Look()).figure.data[0]
+    np.testing.assert_allclose(points.customdata[:, 0], known.token_ids)
+    np.testing.assert_allclose(points.customdata[:, 1], 1 / known.alpha, rtol=1e-5)
+    np.testing.assert_allclose(points.customdata[:, 2], np.exp(known.predicted), rtol=1e-5)
+
+
 def test_held_out_is_never_a_solid_line(analysis: ArrayAnalysis) -> None:
     shown = Look()
     for name, chart in charts(analysis, shown).items():

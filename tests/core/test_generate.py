@@ -9,6 +9,7 @@ from core.analysis import Analysis
 from core.errors import Cancelled, InputError
 from core.generate import MOST_CHARACTERS, generate
 from core.results import Sampling
+from core.settings import Texts
 from core.steering import Edit, Steering
 from tests.core.test_steering import frequent
 
@@ -101,6 +102,19 @@ def test_texts_end_at_the_end_token(tiny_analysis) -> None:
         assert end not in text[:-1]
         assert len(text) == 90 or text[-1] == end
     assert found.steps_before == sum(map(len, found.before))
+
+
+def test_texts_are_told_while_they_are_written(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    told: list[tuple[Texts, Texts]] = []
+    steering, sampling = edit(analysis, 6.0), Sampling(samples=32, new_tokens=90)
+    found = analysis.generate(PROMPT, steering, sampling, on_tokens=lambda *sides: told.append(sides))
+    assert told[-1] == (found.before, found.after)  # end tokens and the cut behind them included
+    assert len({len(text) for text in found.before}) > 1
+    assert found == analysis.generate(PROMPT, steering, sampling)  # being watched changes nothing
+    for number, sides in enumerate(told, start=1):
+        for side, whole in zip(sides, (found.before, found.after), strict=True):
+            assert side == tuple(text[:number] for text in whole)
 
 
 def test_a_run_can_be_stopped_between_tokens(tiny_analysis) -> None:

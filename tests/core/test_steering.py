@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from core.analysis import Analysis
 from core.errors import InputError
-from core.steering import LOGIT_BIAS, Edit, Part, Steering, direction_vector
+from core.steering import LOGIT_BIAS, Edit, Part, Steering, direction_vector, edited_prompt
 
 HEADS = {
     "gpt2": "tied",
@@ -59,6 +59,37 @@ def test_an_edit_is_what_a_changed_row_gives(tiny_analysis, architecture: str, d
     np.testing.assert_allclose(found.before, before[found.token_ids], atol=1e-5)
     np.testing.assert_allclose(found.after, after[found.token_ids], atol=1e-5)
     assert np.abs(after - before).max() > 1e-4  # the edit is seen at all
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gptj", "gemma2", "cohere"])
+@pytest.mark.parametrize("direction", ["saliency", LOGIT_BIAS])
+def test_a_prompt_is_edited_in_closed_form(tiny_analysis, architecture: str, direction: str) -> None:
+    analysis: Analysis = tiny_analysis(architecture)
+    ids = frequent(analysis, (5, 90))
+    steerer = analysis.steerer(ids, direction)
+    steering = steerer.steer([1.5, 0.4], calibrate=False)
+    base = analysis.next_token("The mill", top=12)
+    found = edited_prompt(base, steerer, np.log([1.5, 0.4]))
+    truth = analysis.next_token("The mill", steering, top=300)
+    place = {int(i): at for at, i in enumerate(truth.token_ids)}
+    at = [place[int(i)] for i in found.token_ids]
+    np.testing.assert_allclose(found.after, truth.after[at], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.before, truth.before[at], rtol=1e-4, atol=1e-7)
+    assert set(ids) <= set(found.token_ids.tolist()) and found.steered.sum() == 2
+    assert found.others_factor == pytest.approx(truth.others_factor, rel=1e-4)
+    assert found.entropy_after == pytest.approx(truth.entropy_after, abs=1e-3)
+
+
+def test_a_curve_is_the_edit_at_each_step(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gemma2")
+    ids = frequent(analysis, (40, 90))
+    steerer = analysis.steerer(ids)
+    steps = steerer.steps([1.5, 0.5])
+    curve = steerer.curve(1, steps, np.array([-1.0, steps[1], 1.0]))
+    judged = steerer.held_out.judge(steps)
+    assert curve.realised[1] == pytest.approx(0.5, rel=1e-4) and curve.kl[1] == pytest.approx(judged.kl)
+    assert curve.realised_held_out[1] == pytest.approx(judged.realised[1])
+    assert (np.diff(curve.realised) > 0).all()
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gptj", "gemma2", "cohere"])

@@ -1,0 +1,255 @@
+// The sliders of the Steering page. While one is dragged everything is worked out here, from numbers that were sent once:
+// the next-token distribution is closed form in the step, the rest is read off curves. The server is asked on release.
+const MINUS = "\u2212";
+
+function loadPlotly(url) {
+  if (window.Plotly) return Promise.resolve();
+  window.headscopePlotly ??= new Promise((done, failed) => {
+    const script = document.createElement("script");
+    script.src = new URL(url, document.location.origin).href;
+    script.onload = done;
+    script.onerror = failed;
+    document.head.append(script);
+  });
+  return window.headscopePlotly;
+}
+
+function digits(value) {
+  // three significant digits, as people write them
+  if (!Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) return value.toExponential(1).replace("e-", "e" + MINUS).replace("e+", "e");
+  return Number(value.toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 7 });
+}
+const times = (ratio) => (ratio >= 0.995 ? `${digits(ratio)}×` : `1/${digits(1 / ratio)}×`);
+const percent = (share) => `${digits(100 * share)} %`;
+
+function along(xs, ys, x) {
+  // linear between the points of an ascending grid, flat beyond it
+  if (x <= xs[0]) return ys[0];
+  let high = 1;
+  while (high < xs.length - 1 && xs[high] < x) high += 1;
+  if (x >= xs[high]) return ys[high];
+  const share = (x - xs[high - 1]) / (xs[high] - xs[high - 1]);
+  return ys[high - 1] + share * (ys[high] - ys[high - 1]);
+}
+
+function stepFor(edit, ratio, calibrated) {
+  const wanted = Math.log(ratio);
+  if (ratio === edit.ratio) return edit.step;
+  if (!calibrated) return wanted;
+  return along(edit.curve.logRealised, edit.curve.steps, wanted);
+}
+
+function atPrompt(data, steps) {
+  // p'_i = p_i e^δ_i / (1 + Σ p_j (e^δ_j − 1)); every other token by the same factor
+  const f = (z) => (data.softcap === null ? z : data.softcap * Math.tanh(z / data.softcap));
+  const pushed = data.edits.map((edit, i) => {
+    const moved = data.onLogits ? steps[i] : f(edit.logit + data.shift * steps[i]) - f(edit.logit);
+    return edit.p * Math.exp(Math.max(-600, Math.min(600, moved)));
+  });
+  const before = data.edits.reduce((sum, edit) => sum + edit.p, 0);
+  const scale = 1 / (Math.max(1 - before, 0) + pushed.reduce((sum, x) => sum + x, 0));
+  return data.shown.map((row) => scale * (row.edit === null ? row.before : pushed[row.edit]));
+}
+
+class Knobs {
+  constructor(root) {
+    this.root = root;
+    this.root.replaceChildren();
+    this.rows = this.make("div", "knob-rows", root);
+    this.told = this.make("p", "knob-told", root);
+    this.told.setAttribute("aria-live", "polite");
+    const figures = this.make("div", "knob-figures", root);
+    const [next, range] = ["next", "range"].map((name) => {
+      const box = this.make("figure", "knob-figure", figures);
+      const title = this.make("figcaption", "", box);
+      const body = this.make("div", `knob-${name}`, box);
+      body.setAttribute("role", "img");
+      return { box, title, body };
+    });
+    this.next = next;
+    this.range = range;
+    this.drawn = false;
+    this.ids = "";
+    this.active = 0;
+    this.frames = 0;
+    this.held = false;
+  }
+
+  make(kind, name, parent) {
+    const made = document.createElement(kind);
+    if (name) made.className = name;
+    parent.append(made);
+    return made;
+  }
+
+  update(data, send) {
+    this.data = data;
+    this.send = send;
+    const ids = data.edits.map((edit) => edit.id).join();
+    if (ids !== this.ids) this.build();
+    this.ids = ids;
+    this.active = Math.min(this.active, data.edits.length - 1);
+    if (this.held) return; // the hand is on a slider: what it shows is newer than what came
+    data.edits.forEach((edit, i) => {
+      const slider = this.sliders[i];
+      slider.max = edit.options.length - 1;
+      slider.value = edit.options.reduce((best, option, at) =>
+        Math.abs(Math.log(option / edit.ratio)) < Math.abs(Math.log(edit.options[best] / edit.ratio)) ? at : best, 0);
+    });
+    loadPlotly(data.plotly).then(() => this.redraw());
+  }
+
+  build() {
+    this.rows.replaceChildren();
+    this.values = [];
+    this.labels = [];
+    this.sliders = this.data.edits.map((edit, i) => {
+      const row = this.make("div", "knob-row", this.rows);
+      const label = this.make("label", "", row);
+      const chip = this.make("span", "hs-chip hs-steered", label);
+      chip.textContent = edit.token;
+      chip.title = `id ${edit.id}`;
+      this.labels.push(this.make("span", "knob-odds", label));
+      const line = this.make("div", "knob-line", row);
+      const slider = this.make("input", "", line);
+      slider.type = "range";
+      slider.min = 0;
+      slider.max = edit.options.length - 1;
+      slider.step = 1;
+      slider.id = `knob-${edit.id}`;
+      label.htmlFor = slider.id;
+      slider.addEventListener("pointerdown", () => (this.held = true));
+      slider.addEventListener("input", () => this.moved(i));
+      slider.addEventListener("change", () => this.released(i));
+      for (const end of ["pointerup", "pointercancel", "blur"])
+        slider.addEventListener(end, () => (this.held = false));
+      this.values.push(this.make("output", "", line));
+      const remove = this.make("button", "", line);
+      remove.type = "button";
+      remove.textContent = "✕";
+      remove.setAttribute("aria-label", `Take ${edit.token} off the list`);
+      remove.title = "Take this token off the list";
+      remove.addEventListener("click", () => this.send("removed", edit.id));
+      return slider;
+    });
+  }
+
+  ratios() {
+    return this.data.edits.map((edit, i) => {
+      const chosen = edit.options[Number(this.sliders[i].value)] ?? edit.ratio;
+      return Math.abs(Math.log(chosen / edit.ratio)) < 1e-6 ? edit.ratio : chosen;
+    });
+  }
+
+  moved(i) {
+    this.active = i;
+    if (this.waiting) return;
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = 0;
+      this.draw();
+    });
+  }
+
+  released(i) {
+    this.held = false;
+    const edit = this.data.edits[i];
+    this.send("moved", { id: edit.id, ratio: this.ratios()[i] });
+  }
+
+  now() {
+    const { data } = this;
+    const ratios = this.ratios();
+    const steps = data.edits.map((edit, i) => stepFor(edit, ratios[i], data.calibrated));
+    return { ratios, steps };
+  }
+
+  redraw() {
+    // everything anew: other tokens, another prompt, other colours
+    const { data } = this;
+    for (const name of ["next", "range"]) {
+      const given = data.figures[name];
+      this[name].box.hidden = !given;
+      if (!given) continue;
+      this[name].title.textContent = given.title;
+      this[name].body.setAttribute("aria-label", given.summary);
+    }
+    this.bars();
+    const given = data.figures.range;
+    this.drawn = Boolean(given);
+    if (given) {
+      const shown = structuredClone(given.figure);
+      window.Plotly.react(this.range.body, shown.data, shown.layout, { displayModeBar: false, responsive: true });
+    }
+    this.draw();
+  }
+
+  bars() {
+    // two bars a token, before and after; plain boxes, since these are redrawn at the rate of the screen
+    const { data, next } = this;
+    next.body.replaceChildren();
+    for (const side of ["before", "after"]) next.body.style.setProperty(`--${side}`, data.colours[side]);
+    const key = this.make("p", "knob-key", next.body);
+    for (const side of ["before", "after"]) {
+      this.make("span", `knob-bar knob-${side}`, key);
+      key.append(side);
+    }
+    this.pairs = data.shown.map((row) => {
+      const line = this.make("div", row.edit === null ? "knob-pair" : "knob-pair knob-steered", next.body);
+      const name = this.make("span", "knob-token", line);
+      name.textContent = row.token;
+      name.title = `id ${row.id}`;
+      const both = this.make("div", "knob-bars", line);
+      return ["before", "after"].map((side) => {
+        const place = this.make("div", "knob-bar-line", both);
+        return { bar: this.make("span", `knob-bar knob-${side}`, place), value: this.make("span", `knob-value knob-value-${side}`, place) };
+      });
+    });
+  }
+
+  draw() {
+    const { data } = this;
+    const { ratios, steps } = this.now();
+    data.edits.forEach((edit, i) => {
+      const value = times(ratios[i]);
+      this.values[i].textContent = value;
+      this.sliders[i].setAttribute("aria-valuetext", value);
+      const odds = (p) => `1 in ${digits(1 / p)}`;
+      this.labels[i].textContent = `${odds(edit.alpha)} → ${odds(edit.alpha * ratios[i])}${edit.limit}`;
+    });
+    const edit = data.edits[this.active];
+    const { curve } = edit;
+    const step = steps[this.active];
+    const ratio = ratios[this.active];
+    const realised = Math.exp(along(curve.steps, curve.logRealised, step));
+    const heldOut = Math.exp(along(curve.steps, curve.logHeldOut, step));
+    const drift = along(curve.steps, curve.drift, step);
+    const kl = along(curve.steps, curve.kl, step);
+    this.told.textContent =
+      `${edit.token} asked ${times(ratio)}: ${times(realised)} on the fitting text, ${times(heldOut)} on held-out text; ` +
+      `every other token moves by ${digits(drift)} nats, KL ${digits(kl)} nats.`;
+    const after = atPrompt(data, steps);
+    const most = Math.max(1e-12, ...after, ...data.shown.map((row) => row.before));
+    this.pairs?.forEach((pair, i) => {
+      [data.shown[i].before, after[i]].forEach((p, side) => {
+        pair[side].bar.style.width = `${(100 * p) / most}%`;
+        pair[side].value.textContent = percent(p);
+      });
+    });
+    if (this.drawn && data.figures.range.edit === this.active) {
+      window.Plotly.restyle(this.range.body, { x: [[ratio]], y: [[heldOut]], text: [[` now: ${times(ratio)}`]] },
+        [data.figures.range.now]);
+    }
+    this.frames += 1;
+    this.root.dataset.frames = this.frames; // for the test that counts redraws
+  }
+}
+
+export default function (component) {
+  const { data, parentElement, setTriggerValue } = component;
+  const root = parentElement.querySelector(".knobs");
+  root.knobs ??= new Knobs(root);
+  root.knobs.update(data, setTriggerValue);
+}
