@@ -73,7 +73,8 @@ def _corpus() -> None:
             height=140,
             persist_state="session",
             placeholder="Any text, a page or more",
-            help=f"Up to {uploads.MOST_CHARACTERS:,} characters. It stays on this computer.",
+            help=f"Up to {uploads.MOST_CHARACTERS:,} characters, with blank lines between its paragraphs: there it is "
+            "cut into a part that fits and one that judges. It stays on this computer.",
         )
         st.button("Use this text", key="use-pasted", on_click=_take_pasted)
         if refused := state.chosen("upload_refused"):
