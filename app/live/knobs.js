@@ -22,7 +22,7 @@ function digits(value) {
   if (size >= 1e6 || size < 1e-4) return value.toExponential(1).replace("e-", "e" + MINUS).replace("e+", "e");
   return Number(value.toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 7 });
 }
-const times = (ratio) => (ratio >= 0.995 ? `${digits(ratio)}×` : `1/${digits(1 / ratio)}×`);
+const times = (ratio) => (ratio >= 0.995 ? `${digits(ratio)}×` : `1/${digits(1 / ratio)}`);
 const percent = (share) => `${digits(100 * share)} %`;
 
 function along(xs, ys, x) {

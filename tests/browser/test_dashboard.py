@@ -128,7 +128,7 @@ def test_a_dragged_slider_redraws_without_the_server(page: Page, first_visit: st
     settle(page)
     released = bars(page, "after")
     assert all(abs(a - b) <= 0.02 * b + 0.001 for a, b in zip(dragged, released, strict=True))
-    live = re.search(r"fitting text, (1/)?([\d.]+)× on held-out", line)
+    live = re.search(r"fitting text, (1/)?([\d.]+)×? on held-out", line)
     exact = re.search(r"got (1/)?([\d.]+)×?", sentence(page))
     assert live is not None and exact is not None
     assert abs(float(live[2]) / float(exact[2]) - 1) < 0.05
