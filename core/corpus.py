@@ -306,9 +306,22 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, context: int) -
         return [document for document in _encode(tokenizer, corpus.texts) if len(document) > 1]
     documents: list[np.ndarray] = []
     for text in corpus.texts:
-        pieces = _encode(tokenizer, [piece for piece in re.split(r"(?m)(?<=\n)(?=#{1,6} )|(?<=\n\n)", text) if piece])
+        pieces = _encode(tokenizer, _pieces(text))
         documents += _blocks(pieces, BLOCK_WINDOWS * context)
     return [document for document in documents if len(document) > 1]
+
+
+CUTS = (r"(?m)(?<=\n)(?=#{1,6} )|(?<=\n\n)", r"(?<=\n)", r"(?<=[.!?] )")
+"""Where a text is cut: at headings and blank lines; one that has none at line ends, and one without lines at sentences."""
+
+
+def _pieces(text: str) -> list[str]:
+    pieces = [text]
+    for cut in CUTS:
+        pieces = [piece for piece in re.split(cut, text) if piece]
+        if len(pieces) > 1:
+            break
+    return pieces
 
 
 def _blocks(pieces: list[np.ndarray], least: int) -> list[np.ndarray]:

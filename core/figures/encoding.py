@@ -83,7 +83,7 @@ def fit_scatter(encoding: Encoding, look: Look, chosen: Sequence[int] = (), foun
     for ids, colour, symbol, side in ((chosen, look.after, "circle", -1), (others, look.ink, "diamond", 1)):
         at = [places[i] for i in ids if i in places]
         if at:
-            _mark(figure, encoding, look, at, colour, symbol, side)
+            _mark(figure, encoding, look, at, colour, symbol, side, low, high)
     figure.update_layout(yaxis2=ticks, xaxis_range=[low, high], yaxis_range=[low, high], margin_t=16)
     summary = (
         f"{len(measured):,} tokens: measured against predicted −log probability. They lie along the diagonal; "
@@ -106,9 +106,17 @@ def _one_in_points(encoding: Encoding, at: slice | list[int]) -> Float32[np.ndar
 
 
 def _mark(
-    figure: go.Figure, encoding: Encoding, look: Look, at: list[int], colour: str, symbol: str, side: int
+    figure: go.Figure,
+    encoding: Encoding,
+    look: Look,
+    at: list[int],
+    colour: str,
+    symbol: str,
+    side: int,
+    low: float,
+    high: float,
 ) -> None:
-    """Tokens on top of the cloud, each with its label: above and to the left of it (`side` -1) or the other way."""
+    """Tokens on top of the cloud with their labels: above and to the left (`side` -1), or below and to the right."""
     names = labels([encoding.tokens[i] for i in at])
     figure.add_scattergl(  # drawn after the points, hence on top of them
         x=encoding.predicted[at],
@@ -120,7 +128,9 @@ def _mark(
         hovertemplate=_POINT,
         showlegend=False,
     )
-    for number, (place, name) in enumerate(zip(at, names, strict=True)):
+    stand = {"xanchor": "center", "ax": 46 * side, "ay": 38 * side}
+    stands = [stand] * len(at) if side < 0 or len(at) == 1 else _column(encoding, at, low, high)
+    for place, name, where in zip(at, names, stands, strict=True):
         figure.add_annotation(
             x=encoding.predicted[place],
             y=encoding.neg_log_alpha[place],
@@ -128,11 +138,21 @@ def _mark(
             font={"color": colour, "family": MONO},
             bgcolor=look.paper,
             opacity=0.95,
-            ax=46 * side,
-            ay=(38 if side < 0 else 26 + 26 * (number % 3)) * side,
             arrowcolor=colour,
+            arrowwidth=1,
             arrowhead=0,
+            **where,
         )
+
+
+def _column(encoding: Encoding, at: list[int], low: float, high: float) -> list[dict[str, object]]:
+    """Where the labels of several tokens stand: in a column under the cloud, highest token first, so that none overlap."""
+    span, line = high - low, 0.075 * (high - low)
+    right = max(float(encoding.predicted[at].max()) + 0.1 * span, low + len(at) * line + 0.3 * span)
+    x = min(right, low + 0.74 * span)
+    top = max(x - 0.25 * span, low + len(at) * line)
+    rank = np.argsort(np.argsort(-encoding.neg_log_alpha[at], kind="stable"))
+    return [{"xanchor": "left", "axref": "x", "ayref": "y", "ax": x, "ay": float(top - line * place)} for place in rank]
 
 
 def weights(

@@ -95,6 +95,14 @@ def test_plain_text_is_cut_into_blocks_of_four_windows(tmp_path: Path) -> None:
     assert tokenizer.decode(np.concatenate(blocks)) == text
 
 
+@pytest.mark.parametrize("end", ["\n", " "])
+def test_a_text_without_blank_lines_is_cut_too(tmp_path: Path, end: str) -> None:
+    text = end.join(f"Mill number {i} stands by the river." for i in range(300))
+    blocks = tokenise(read_corpus(write(tmp_path / "x.txt", text)), tiny_tokenizer(), context=16)
+    assert len(blocks) > 10 and min(map(len, blocks)) >= 4 * 16
+    assert tiny_tokenizer().decode(np.concatenate(blocks)) == text
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(2, 400), min_size=2, max_size=30),

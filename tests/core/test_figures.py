@@ -79,6 +79,14 @@ def test_found_tokens_are_marked_unless_they_are_steered() -> None:
     assert len(figure.layout.annotations) == 2
 
 
+def test_labels_of_several_found_tokens_do_not_overlap() -> None:
+    figure = encoding.fit_scatter(planted()[2], Look(), (), range(20, 28)).figure
+    heights = sorted(note.ay for note in figure.layout.annotations)
+    low, high = figure.layout.yaxis.range
+    assert len(heights) == 8 and np.diff(heights).min() > 0.07 * (high - low)
+    assert low < heights[0] and heights[-1] < high
+
+
 def test_the_hover_of_the_scatter_says_one_in_how_many() -> None:
     known = planted()[2]
     points = encoding.fit_scatter(known, Look()).figure.data[0]
