@@ -18,6 +18,7 @@ from app.jobs import Job
 from app.state import Choice
 from core.figures import Chart, Look
 from core.model.facts import HeadFacts
+from core.results import Sampling
 from core.settings import Progress, Texts
 from core.steering import Edit, edited_prompt
 
@@ -118,19 +119,14 @@ def few_shot(choice: Choice, edits: tuple[Edit, ...], direction: str) -> Job:
 
 @dataclass(frozen=True)
 class Writing:
-    """How texts are to be sampled: the edit, the prompt, and the fields of `core.generate.Sampling`."""
+    """What is to be written: the edit, the prompt and how texts are drawn."""
 
     edits: tuple[Edit, ...]
     direction: str
     calibrate: bool
     prompt: str
     chat: bool
-    samples: int = 8
-    new_tokens: int = 40
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
+    sampling: Sampling
 
 
 def texts(choice: Choice, wanted: Writing) -> Job:
@@ -146,15 +142,14 @@ def find_texts(choice: Choice, wanted: Writing) -> Job | None:
 
 
 def _write(analysis: Analysis, choice: Choice, wanted: Writing, progress: Progress) -> Generated:
-    from core.results import Sampling
-
     def show(before: Texts, after: Texts) -> None:
         if (job := find_texts(choice, wanted)) is not None:
             job.partial = (before, after)
 
     steering = analysis.steer(wanted.edits, wanted.direction, wanted.calibrate) if wanted.edits else None
-    sampling = Sampling(wanted.samples, wanted.new_tokens, wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
-    return analysis.generate(wanted.prompt, steering, sampling, chat=wanted.chat, progress=progress, on_tokens=show)
+    return analysis.generate(
+        wanted.prompt, steering, wanted.sampling, chat=wanted.chat, progress=progress, on_tokens=show
+    )
 
 
 # --- quick questions to a prepared analysis -------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def weight_table(encoding: Encoding) -> pd.DataFrame:
 
 
 def token_table(encoding: Encoding) -> pd.DataFrame:
-    """One row per fitted token: id, token, kind, count, alpha, neg_log_alpha, predicted, residual (nats)."""
+    """One row per fitted token: id, token, kind, count, alpha, alpha_held_out, neg_log_alpha, predicted, residual (nats)."""
     return pd.DataFrame(
         {
             "id": encoding.token_ids,
@@ -35,6 +35,7 @@ def token_table(encoding: Encoding) -> pd.DataFrame:
             "kind": encoding.kinds,
             "count": encoding.counts,
             "alpha": encoding.alpha,
+            "alpha_held_out": encoding.alpha_held_out,
             "neg_log_alpha": encoding.neg_log_alpha,
             "predicted": encoding.predicted,
             "residual": encoding.residual,

@@ -12,7 +12,7 @@ from app.cache import Writing
 from app.state import Choice
 from core.encoding import Encoding
 from core.figures import texts, words
-from core.results import Generated
+from core.results import Generated, Sampling
 from core.settings import Texts
 from core.tokens import visible
 
@@ -93,12 +93,7 @@ def _form(choice: Choice) -> tuple[Writing, bool]:
         bool(state.chosen("calibrate")),
         prompt or "",
         bool(chat),
-        int(samples),
-        int(length),
-        float(heat),
-        int(top_k),
-        float(top_p),
-        int(seed),
+        Sampling(int(samples), int(length), float(heat), int(top_k), float(top_p), int(seed)),
     )
     return wanted, pressed
 

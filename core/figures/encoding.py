@@ -12,43 +12,13 @@ from jaxtyping import Float32
 
 from core.figures import words
 from core.figures.look import MONO, Chart, Look, blank, count_axis, label, labels, one_in_axis
+from core.tables import token_table, weight_table
 
 if TYPE_CHECKING:
     from core.encoding import Encoding
 
 CONFIDENCE = 1.96
 """Half width of a 95 % interval in standard errors."""
-
-
-def token_table(encoding: Encoding) -> pd.DataFrame:
-    """One row per fitted token, as `headscope fit --tokens` writes it, with the token's kind."""
-    return pd.DataFrame(
-        {
-            "id": encoding.token_ids,
-            "token": list(encoding.tokens),
-            "kind": list(encoding.kinds),
-            "count": encoding.counts,
-            "alpha": encoding.alpha,
-            "alpha_held_out": encoding.alpha_held_out,
-            "neg_log_alpha": encoding.neg_log_alpha,
-            "predicted": encoding.predicted,
-            "residual": encoding.residual,
-        }
-    )
-
-
-def weight_table(encoding: Encoding) -> pd.DataFrame:
-    """One row per dimension, as `headscope fit --weights` writes it."""
-    return pd.DataFrame(
-        {
-            "dim": np.arange(len(encoding.weights)),
-            "weight": encoding.weights,
-            "stderr": encoding.standard_errors,
-            "t": encoding.t_values,
-            "p": encoding.p_values,
-            "saliency": encoding.saliency,
-        }
-    )
 
 
 def fit_scatter(encoding: Encoding, look: Look, chosen: Sequence[int] = (), found: Sequence[int] = ()) -> Chart:
