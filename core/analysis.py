@@ -332,7 +332,7 @@ class Analysis:
                 y = -np.log(alphas[place][rows])
                 if head.bias is not None:
                     y += head.bias.cpu().double().numpy()[rows]
-                weights, _ = fit_line(embedding, rows, y)
+                weights = fit_line(embedding, rows, y).weights
                 saliency = np.abs(weights) * self.encoding(progress).embedding_std
             vector = direction_vector(
                 direction,

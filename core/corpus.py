@@ -351,6 +351,35 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...] | list[st
     return ids
 
 
+def split_documents(
+    documents: list[np.ndarray], held_out: float, seed: int, name: str = "corpus"
+) -> tuple[list[int], list[int]]:
+    """Which documents fit and which only judge: the split that `plan_windows` makes with the same seed.
+
+    Raises:
+        AnalysisError: fewer than two documents.
+    """
+    return _split(documents, held_out, np.random.default_rng([seed, 1]), name)
+
+
+def _split(
+    documents: list[np.ndarray], held_out: float, random: np.random.Generator, name: str
+) -> tuple[list[int], list[int]]:
+    """Documents in a seeded order, each to the part that is behind its share, so both get whole documents."""
+    if len(documents) < 2:
+        raise AnalysisError(
+            f"The corpus {name!r} is one document of {sum(map(len, documents)):,} tokens, and one that fits and one that "
+            f"judges are needed: give a longer text or a smaller --context (a block is {BLOCK_WINDOWS}×context tokens)."
+        )
+    parts: tuple[list[int], list[int]] = ([], [])
+    tokens = [0.0, 0.0]
+    for index in random.permutation(len(documents)):
+        judge = tokens[1] < held_out * tokens[0] or (not parts[1] and len(parts[0]) == len(documents) - 1)
+        parts[judge].append(int(index))
+        tokens[judge] += len(documents[index]) - 1
+    return parts
+
+
 def plan_windows(
     documents: list[np.ndarray],
     settings: Settings,
@@ -374,18 +403,9 @@ def plan_windows(
     Raises:
         AnalysisError: fewer than two documents, or too few tokens to fit anything.
     """
-    if len(documents) < 2:
-        raise AnalysisError(
-            f"The corpus {name!r} is one document of {sum(map(len, documents)):,} tokens, and one that fits and one that "
-            f"judges are needed: give a longer text or a smaller --context (a block is {BLOCK_WINDOWS}×context tokens)."
-        )
     random = np.random.default_rng([settings.seed, 1])
-    parts: tuple[list[int], list[int]] = ([], [])
-    tokens = [0.0, 0.0]
-    for index in random.permutation(len(documents)):
-        judge = tokens[1] < settings.held_out * tokens[0] or (not parts[1] and len(parts[0]) == len(documents) - 1)
-        parts[judge].append(int(index))
-        tokens[judge] += len(documents[index]) - 1
+    parts = _split(documents, settings.held_out, random, name)
+    tokens = [float(sum(len(documents[i]) - 1 for i in part)) for part in parts]
     wanted = [settings.positions, settings.positions_held_out]
     share = min(1.0, *(have / want for have, want in zip(tokens, wanted, strict=True)))
     note = ""

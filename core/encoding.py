@@ -262,13 +262,32 @@ def encode(
     )
 
 
+@dataclass(frozen=True)
+class Line:
+    """y ≈ E·A + B by least squares: weights [d] A, intercept B, and how much of y it explains."""
+
+    weights: Float64[np.ndarray, "d"]
+    intercept: float
+    r2: float
+    r2_adjusted: float
+
+
 def fit_line(
     embedding: Float32[np.ndarray, "V d"], rows: Int64[np.ndarray, "n"], y: Float64[np.ndarray, "n"]
-) -> tuple[Float64[np.ndarray, "d"], float]:
-    """Only the coefficients: (A [d], B) of y ≈ E[rows]·A + B, for the few-shot curve."""
+) -> Line:
+    """Only the line y ≈ E[rows]·A + B: for the few-shot curve and for every checkpoint of a training run.
+
+    Raises:
+        AnalysisError: no more rows than dimensions, so that every y would be met exactly.
+    """
+    n, dim = len(rows), embedding.shape[1]
+    if n <= dim + 1:
+        raise AnalysisError(f"There are {n:,} tokens for {dim:,} dimensions: a line through them is not determined.")
     system = _accumulate(embedding, rows, y, seed=0)
     line = _solve(system)
-    return line.weights, system.mean_y - float(system.mean_x @ line.weights)
+    r2 = 1 - line.sse / system.yy if system.yy > 0 else 0.0
+    adjusted = 1 - (1 - r2) * (n - 1) / max(1, n - line.rank - 1)
+    return Line(line.weights, system.mean_y - float(system.mean_x @ line.weights), r2, adjusted)
 
 
 # --- the normal equations -------------------------------------------------------------------------------------------

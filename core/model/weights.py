@@ -13,7 +13,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -120,6 +121,16 @@ def read_json(path: Path, shown: str) -> dict[str, object]:
     return content
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in a safetensors file: bytes [start, end) counted from the beginning of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name → (dtype, shape) of every tensor in a safetensors file, checked against the file's size.
 
@@ -128,23 +139,55 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(MAX_HEADER, path.stat().st_size - 8):
-                raise ValueError("header length")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        tensors = {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-        if end != path.stat().st_size - 8 - length:
-            raise ValueError("data length")
+
+            def read(start: int, end: int) -> bytes:
+                file.seek(start)
+                return file.read(end - start)
+
+            tensors = stored_tensors(read, path.stat().st_size, path.name)
     except PermissionError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check who may read it.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise AnalysisError(
-            f"The weights in {path.name} are broken or incomplete (its header does not describe the file): "
-            "copy or download the model again."
-        ) from error
+    except OSError as error:
+        raise _broken(path.name) from error
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+
+def stored_tensors(read: Callable[[int, int], bytes], size: int, file: str) -> dict[str, StoredTensor]:
+    """What the header of a safetensors file says, wherever the file is.
+
+    Args:
+        read: gives bytes [start, end) of the file.
+        size: of the whole file, which the header must describe exactly.
+        file: its name, for the message.
+
+    Raises:
+        AnalysisError: the header is broken or promises more bytes than there are; so may `read`.
+    """
+    length = int.from_bytes(read(0, 8), "little") if size >= 8 else 0
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
+        raise _broken(file)
+    text, data = read(8, 8 + length), 8 + length
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in header.items():
+            start, end = (data + int(offset) for offset in entry["data_offsets"])
+            if not data <= start <= end <= size:
+                raise ValueError("data offsets")
+            tensors[name] = StoredTensor(str(entry["dtype"]), tuple(map(int, entry["shape"])), start, end)
+        if max((tensor.end for tensor in tensors.values()), default=data) != size:
+            raise ValueError("data length")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise _broken(file) from error
     return tensors
+
+
+def _broken(file: str) -> AnalysisError:
+    return AnalysisError(
+        f"The weights in {file} are broken or incomplete (its header does not describe the file): copy or download "
+        "the model again."
+    )
 
 
 def parameter_bytes(folder: Path, shown: str, width: int | None = None) -> tuple[int, int]:

@@ -189,7 +189,8 @@ def test_held_out_text_is_scored_on_its_own_probabilities() -> None:
 
 def test_fit_line_is_the_fit() -> None:
     embedding, _, y, seen = planted()
-    weights, intercept = fit_line(embedding, np.arange(len(y)), y)
+    line = fit_line(embedding, np.arange(len(y)), y)
+    weights, intercept = line.weights, line.intercept
     found = encode(embedding, seen)
     np.testing.assert_allclose(weights, found.weights, rtol=1e-9)
     assert intercept == pytest.approx(found.intercept, rel=1e-9)

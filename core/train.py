@@ -1,0 +1,400 @@
+"""Train: a small GPT-NeoX from nothing, its checkpoints log-spaced in steps, so that the encoding is seen to appear.
+
+A run is a folder. `step-N/` is an ordinary checkpoint that stock transformers loads, `run.json` says what it depends on,
+`frequency.safetensors` counts the tokens it was trained on, and `state.safetensors` is the last state of model and
+optimiser. A run that was killed goes on from there to the same bits: batches are drawn from (seed, step) alone, nothing
+is dropped out, and the number of threads is kept. Source: method §5; the architecture is that of Pythia, untied.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.corpus import Corpus, split_documents, tokenise
+from core.errors import AnalysisError, InputError
+from core.model.weights import write_atomically
+from core.settings import Progress, Settings, no_progress
+from core.store import read_result, write_result
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+KEEP_STATE_EVERY = 256
+"""Steps between two saved states; besides them one is saved with every checkpoint."""
+WARMUP_SHARE, FINAL_SHARE = 0.01, 0.1
+RUN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a training run depends on besides its corpus.
+
+    Attributes:
+        vocab: rows of the embeddings: 256 bytes, one end-of-text token, the rest merges. dim, layers, heads: of the model.
+        context: tokens in a window. batch: windows a step. steps: optimiser steps.
+        learning_rate: peak of a cosine schedule with 1 % warm-up, ending at a tenth. weight_decay: of matrices.
+        held_out: share of the text, relative to the training part, that is never trained on.
+        seed: of the weights and the batches. threads: of torch; 0 takes those of this machine.
+    """
+
+    vocab: int = 2048
+    dim: int = 64
+    layers: int = 2
+    heads: int = 2
+    context: int = 128
+    batch: int = 8
+    steps: int = 1024
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    held_out: float = 0.25
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, fine, allowed in (
+            ("--vocab", self.vocab, 320 <= self.vocab <= 65536, "from 320 to 65536"),
+            ("--dim", self.dim, 8 <= self.dim <= 2048, "from 8 to 2048"),
+            ("--layers", self.layers, 1 <= self.layers <= 48, "from 1 to 48"),
+            ("--steps", self.steps, 2 <= self.steps <= 1_000_000, "from 2 to 1000000"),
+            ("--batch", self.batch, 1 <= self.batch <= 1024, "from 1 to 1024"),
+            ("--context", self.context, 16 <= self.context <= 2048, "from 16 to 2048 for training"),
+            ("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
+        ):
+            if not fine:
+                raise InputError(f"{name} is {value}, but it must be {allowed}.")
+        if self.heads < 1 or self.dim % self.heads or (self.dim // self.heads) % 8:
+            raise InputError(
+                f"{self.heads} attention heads do not divide --dim {self.dim} into parts of a multiple of 8 dimensions."
+            )
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """The steps that are kept: 0, the powers of two, the last."""
+        powers = [2**k for k in range(self.steps.bit_length()) if 2**k < self.steps]
+        return (0, *powers, self.steps)
+
+
+SIZES = {
+    "small": TrainSettings(),
+    "medium": TrainSettings(vocab=4096, dim=128, layers=4, heads=4, batch=8, steps=2048, learning_rate=2e-3),
+    "demo": TrainSettings(
+        vocab=4096, dim=160, layers=6, heads=5, context=256, batch=6, steps=12288, learning_rate=2e-3, held_out=0.1
+    ),
+}
+"""`small` shows the effect in minutes on two cores; `demo` is how the bundled model was made, in about an hour."""
+
+
+@dataclass(frozen=True)
+class Frequency:
+    """How often each token stands in the text that a run was trained on.
+
+    Attributes:
+        counts: [V]. tokens: their sum.
+    """
+
+    counts: np.ndarray
+    tokens: int
+
+
+def step_folder(run: Path, step: int) -> Path:
+    return run / f"step-{step}"
+
+
+def train(
+    run: Path,
+    corpus: Corpus,
+    settings: TrainSettings,
+    *,
+    progress: Progress = no_progress,
+    on_checkpoint: Callable[[int, Path], None] | None = None,
+) -> None:
+    """Train a model into the folder `run`, or go on with what is there.
+
+    Args:
+        run: the folder; made if it is not there. One that holds a run of other settings or text is refused.
+        corpus: what is read; split by document into a part to train on and one that is never seen.
+        settings: see `TrainSettings`.
+        progress: called at every step; may raise `Cancelled`, after which the run can go on later.
+        on_checkpoint: called with every step that is kept and its folder, also with those of an earlier, killed part.
+
+    Raises:
+        InputError: the folder holds something else. AnalysisError: too little text, a full disk, a loss that is no number.
+    """
+    import torch
+
+    progress("Reading the corpus", None)
+    settings = _claim(run, corpus, settings)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        with _disk(run):
+            _train(run, corpus, settings, progress, on_checkpoint or (lambda step, folder: None))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _claim(run: Path, corpus: Corpus, settings: TrainSettings) -> TrainSettings:
+    """Write down what the run depends on, or check it against what was written; the threads are then those of the start."""
+    import torch
+
+    if not settings.threads:
+        settings = replace(settings, threads=torch.get_num_threads())
+    wanted = {"format": RUN_FORMAT, "corpus": corpus.name, "corpus_sha256": corpus.sha256, "settings": asdict(settings)}
+    path = run / "run.json"
+    if path.is_file():
+        found = read_run(run)
+        wanted["settings"]["threads"] = found["settings"].get("threads", settings.threads)  # type: ignore[index]
+        if {k: found.get(k) for k in ("format", "corpus_sha256", "settings")} != {
+            k: wanted[k] for k in ("format", "corpus_sha256", "settings")
+        }:
+            raise InputError(f"The folder {run.name!r} holds another training run: choose another folder, or remove it.")
+        return TrainSettings(**found["settings"])
+    if run.is_dir() and any(run.iterdir()):
+        raise InputError(f"The folder {run.name!r} is not empty and holds no training run: choose another folder.")
+    with _disk(run):
+        write_atomically(path, json.dumps(wanted, indent=1).encode())
+    return settings
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """What `run.json` of a training run says.
+
+    Raises:
+        InputError: the folder holds no run that can be read.
+    """
+    try:
+        found = json.loads((run / "run.json").read_text("utf-8"))
+        TrainSettings(**found["settings"])
+        return dict(found)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"The folder {run.name!r} holds no training run that can be read.") from error
+
+
+@contextmanager
+def _disk(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AnalysisError(
+            f"The run cannot be kept in {run.name!r} ({error.strerror or error}): free some space or choose another "
+            "folder; what was kept so far is complete."
+        ) from error
+
+
+def _train(
+    run: Path, corpus: Corpus, settings: TrainSettings, progress: Progress, on_checkpoint: Callable[[int, Path], None]
+) -> None:
+    import torch
+
+    progress("Making the tokenizer", None)
+    tokenizer = _tokenizer(run, corpus, settings)
+    progress("Reading the corpus", None)
+    stream = _stream(run, corpus, tokenizer, settings)
+    model = _model(tokenizer, settings)
+    optimiser = _optimiser(model, settings)
+    done = _restore(run, model, optimiser)
+    for step in settings.checkpoints:
+        if step <= done and step_folder(run, step).is_dir():
+            on_checkpoint(step, step_folder(run, step))
+    loss = math.nan
+    for step in range(done, settings.steps + 1):
+        if step in settings.checkpoints and not step_folder(run, step).is_dir():
+            _keep_checkpoint(run, step, model, tokenizer)
+            _keep_state(run, step, model, optimiser)
+            on_checkpoint(step, step_folder(run, step))
+        elif step % KEEP_STATE_EVERY == 0 and step > done:
+            _keep_state(run, step, model, optimiser)
+        if step == settings.steps:
+            break
+        progress(_told(step, settings.steps, loss), step / settings.steps)
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+        batch = torch.from_numpy(_batch(stream, step, settings))
+        found = model(input_ids=batch, labels=batch, use_cache=False).loss
+        loss = float(found.detach())
+        if not math.isfinite(loss):
+            raise AnalysisError(f"The training loss is no number at step {step}: choose a smaller --learning-rate.")
+        optimiser.zero_grad(set_to_none=True)
+        found.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    progress(_told(settings.steps, settings.steps, loss), 1.0)
+
+
+def _told(step: int, steps: int, loss: float) -> str:
+    return f"Training, step {step:,} of {steps:,}" + (f", loss {loss:.2f} nats" if math.isfinite(loss) else "")
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Share of the peak learning rate: linear warm-up over the first hundredth, then a cosine down to a tenth."""
+    warmup = max(1, math.ceil(WARMUP_SHARE * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _batch(stream: np.ndarray, step: int, settings: TrainSettings) -> np.ndarray:
+    """[b, t] windows that begin anywhere in the stream, drawn from (seed, step)."""
+    random = np.random.default_rng([settings.seed, 11, step])
+    starts = random.integers(0, len(stream) - settings.context, size=settings.batch)
+    return np.stack([stream[start : start + settings.context] for start in starts]).astype(np.int64)
+
+
+def _tokenizer(run: Path, corpus: Corpus, settings: TrainSettings) -> PreTrainedTokenizerFast:
+    """A byte-level BPE learnt from the corpus, made once and kept with the run."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = run / "tokenizer"
+    if not folder.is_dir():
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.decoder = decoders.ByteLevel()
+        raw.post_processor = processors.ByteLevel(trim_offsets=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=settings.vocab,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        raw.train_from_iterator(corpus.texts, trainer)
+        made = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
+        with _appearing(folder) as temporary:
+            made.save_pretrained(temporary)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _stream(run: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, settings: TrainSettings) -> np.ndarray:
+    """The training part as one stream of token ids, documents in a seeded order with an end of text after each."""
+    documents = tokenise(corpus, tokenizer, settings.context)
+    train_part, _ = split_documents(documents, settings.held_out, settings.seed, corpus.name)
+    end = np.array([tokenizer.eos_token_id], dtype=np.int32)
+    order = np.random.default_rng([settings.seed, 12]).permutation(train_part)
+    stream = np.concatenate([piece for index in order for piece in (documents[index], end)])
+    if len(stream) < 4 * settings.context:
+        raise AnalysisError(
+            f"The corpus {corpus.name!r} has {len(stream):,} tokens to train on: a few thousand words are the least."
+        )
+    counts = np.bincount(stream, minlength=len(tokenizer)).astype(np.int64)
+    write_result(run / "frequency.safetensors", Frequency(counts, len(stream)))
+    return stream
+
+
+def read_frequency(run: Path) -> Frequency | None:
+    """The token counts of the text that a run was trained on, or None."""
+    return read_result(run / "frequency.safetensors", Frequency)
+
+
+def _model(tokenizer: PreTrainedTokenizerFast, settings: TrainSettings) -> GPTNeoXForCausalLM:
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.dim,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        intermediate_size=4 * settings.dim,
+        max_position_embeddings=max(1024, settings.context),
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return GPTNeoXForCausalLM(config).train()
+
+
+def _optimiser(model: GPTNeoXForCausalLM, settings: TrainSettings) -> torch.optim.AdamW:
+    import torch
+
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its place only when it is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
+    try:
+        yield temporary
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _keep_checkpoint(run: Path, step: int, model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    with _appearing(step_folder(run, step)) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def _keep_state(run: Path, step: int, model: GPTNeoXForCausalLM, optimiser: torch.optim.AdamW) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {"step": _number(step)}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight.{name}"] = parameter.detach()
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"{key}.{name}"] = value
+    handle, temporary = tempfile.mkstemp(dir=run, prefix=".writing-")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary)
+        Path(temporary).replace(run / "state.safetensors")
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _number(value: int) -> torch.Tensor:
+    import torch
+
+    return torch.tensor([value], dtype=torch.int64)
+
+
+def _restore(run: Path, model: GPTNeoXForCausalLM, optimiser: torch.optim.AdamW) -> int:
+    """Put the last kept state into model and optimiser; the step it belongs to, 0 where there is none."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(run / "state.safetensors")
+        step = int(tensors["step"])
+        for name, parameter in model.named_parameters():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"weight.{name}"])
+            found = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if step > 0}
+            if found:
+                optimiser.state[parameter] = found
+        return step
+    except FileNotFoundError:
+        return 0
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise AnalysisError(
+            f"The kept state of the run in {run.name!r} is damaged: remove its state.safetensors and start again."
+        ) from error
