@@ -25,7 +25,7 @@ from core.steering import Edit, edited_prompt
 if TYPE_CHECKING:
     from core.analysis import Analysis
     from core.encoding import Encoding
-    from core.results import Generated, NextToken, TokenChoice
+    from core.results import FewShotPoint, Generated, NextToken, TokenChoice
     from core.steering import Curve, Steerer, Steering
 
 
@@ -44,7 +44,7 @@ def open_analysis(choice: Choice) -> Analysis:
     return Analysis(choice.model, choice.corpus, choice.settings)
 
 
-@st.cache_resource(max_entries=6, show_spinner=False)
+@st.cache_resource(max_entries=4, show_spinner=False)
 def _analysis(choice: Choice) -> Analysis:
     return open_analysis(choice)
 
@@ -72,31 +72,35 @@ def encoding(choice: Choice) -> Encoding | Job:
 
 
 def _encode(choice: Choice, progress: Progress) -> Encoding:
-    progress("Starting torch", None)
-    preload.wait()
+    _start_torch(progress)
     return open_analysis(choice).encoding(progress)
 
 
-@st.cache_resource(max_entries=3, show_spinner=False)
-def _prepared(choice: Choice) -> Analysis:
-    job = jobs.analyses().find(("prepare", choice))
-    if job is None or job.state != "done":
-        raise _NotYet
-    return job.result
-
-
 def prepared(choice: Choice) -> Analysis | Job:
-    """The analysis with model and observation in memory, ready for quick questions, or the job that gets it there."""
-    try:
-        return _prepared(choice)
-    except _NotYet:
-        work = _analysis(choice)
-        return jobs.analyses().submit(("prepare", choice), f"Loading {choice.model}", lambda p: _prepare(work, p))
+    """The analysis, ready to judge edits: at once where all that takes is stored, else the job that gets it there."""
+    return _ready(choice, lambda analysis: analysis.answers_without_model())
+
+
+def loaded(choice: Choice) -> Analysis | Job:
+    """The analysis with its model in memory, or the job that loads it."""
+    return _ready(choice, lambda analysis: False)
+
+
+def _ready(choice: Choice, answers: Callable[[Analysis], bool]) -> Analysis | Job:
+    work = _analysis(choice)
+    job = jobs.analyses().find(("prepare", choice))
+    if (job is not None and job.state == "done") or answers(work):
+        return work
+    return jobs.analyses().submit(("prepare", choice), f"Loading {choice.model}", lambda p: _prepare(work, p))
+
+
+def precomputed(choice: Choice) -> bool:
+    """Whether the results of this choice came with Headscope."""
+    return _analysis(choice).precomputed
 
 
 def _prepare(analysis: Analysis, progress: Progress) -> Analysis:
-    progress("Starting torch", None)
-    preload.wait()
+    _start_torch(progress)
     analysis.encoding(progress)
     analysis.observation(progress)
     analysis.loaded(progress)
@@ -109,12 +113,18 @@ def few_shot_key(choice: Choice, edits: tuple[Edit, ...], direction: str) -> tup
 
 def few_shot(choice: Choice, edits: tuple[Edit, ...], direction: str) -> Job:
     """The job of the few-shot curve; its result is a tuple of `FewShotPoint`."""
-    analysis = _prepared(choice)
-    return jobs.generation().submit(
-        few_shot_key(choice, edits, direction),
-        "Estimating from few positions",
-        lambda progress: analysis.few_shot(edits, direction=direction, progress=progress),
-    )
+    analysis = _analysis(choice)
+
+    def estimate(progress: Progress) -> tuple[FewShotPoint, ...]:
+        _start_torch(progress)
+        return analysis.few_shot(edits, direction=direction, progress=progress)
+
+    return jobs.generation().submit(few_shot_key(choice, edits, direction), "Estimating from few positions", estimate)
+
+
+def _start_torch(progress: Progress) -> None:
+    progress("Starting torch", None)
+    preload.wait()
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ class Writing:
 
 def texts(choice: Choice, wanted: Writing) -> Job:
     """The job that samples texts before and after; its result is a `Generated`, its partial result the two `Texts`."""
-    analysis = _prepared(choice)
+    analysis = _analysis(choice)
     return jobs.generation().submit(
         ("texts", choice, wanted), "Writing samples", lambda progress: _write(analysis, choice, wanted, progress)
     )
@@ -147,6 +157,10 @@ def _write(analysis: Analysis, choice: Choice, wanted: Writing, progress: Progre
             job.partial = (before, after)
 
     steering = analysis.steer(wanted.edits, wanted.direction, wanted.calibrate) if wanted.edits else None
+    stored = analysis.stored_texts(wanted.prompt, steering, wanted.sampling, chat=wanted.chat)
+    if stored is not None:
+        return stored
+    _start_torch(progress)
     return analysis.generate(
         wanted.prompt, steering, wanted.sampling, chat=wanted.chat, progress=progress, on_tokens=show
     )
@@ -157,7 +171,7 @@ def _write(analysis: Analysis, choice: Choice, wanted: Writing, progress: Progre
 
 @st.cache_resource(max_entries=32, show_spinner=False)
 def steerer(choice: Choice, token_ids: tuple[int, ...], direction: str) -> Steerer:
-    return _prepared(choice).steerer(token_ids, direction)
+    return _analysis(choice).steerer(token_ids, direction)
 
 
 def _steerer(choice: Choice, edits: tuple[Edit, ...], direction: str) -> Steerer:
@@ -183,32 +197,49 @@ def _steps(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: b
 
 @st.cache_resource(max_entries=128, show_spinner=False)
 def baselines(choice: Choice, edits: tuple[Edit, ...]) -> tuple[Steering, ...]:
-    return _prepared(choice).baselines(edits)
+    return _analysis(choice).baselines(edits)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def prompt(choice: Choice, text: str, chat: bool) -> NextToken:
-    """The next token of the model as it is: the one forward pass that a prompt costs."""
-    return _prepared(choice).next_token(text, None, chat=chat)
+def _prompt(choice: Choice, text: str, chat: bool) -> NextToken:
+    analysis = _analysis(choice)
+    found = analysis.stored_prompt(text, chat=chat)
+    if found is not None:
+        return found
+    if isinstance(loaded(choice), Job):
+        raise _NotYet
+    return analysis.next_token(text, None, chat=chat)
+
+
+def prompt(choice: Choice, text: str, chat: bool) -> NextToken | Job:
+    """The next token of the model as it is: the one forward pass that a prompt costs; or the job that loads the model."""
+    try:
+        return _prompt(choice, text, chat)
+    except _NotYet:
+        ready = loaded(choice)
+        return ready if isinstance(ready, Job) else _prompt(choice, text, chat)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
 def next_token(
     choice: Choice, text: str, chat: bool, edits: tuple[Edit, ...], direction: str, calibrate: bool
 ) -> NextToken:
-    """The same after the edit, in closed form."""
+    """The same after the edit, in closed form; `prompt` has found it before."""
     steps = _steps(choice, edits, direction, calibrate)
-    return edited_prompt(prompt(choice, text, chat), _steerer(choice, edits, direction), steps)
+    return edited_prompt(_prompt(choice, text, chat), _steerer(choice, edits, direction), steps)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
 def find_token(choice: Choice, text: str) -> TokenChoice:
-    return _prepared(choice).find_token(text)
+    return _analysis(choice).find_token(text)
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
 def has_chat_template(choice: Choice) -> bool:
-    return bool(_prepared(choice).loaded().tokenizer.chat_template)
+    found = head_facts(choice)
+    if isinstance(found, Job):
+        raise _NotYet
+    return found.chat_template
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
@@ -224,7 +255,7 @@ def head_facts(choice: Choice) -> HeadFacts | Job:
     try:
         return _head_facts(choice)
     except _NotYet:
-        ready = prepared(choice)
+        ready = loaded(choice)
         return ready if isinstance(ready, Job) else ready.head_facts()
 
 

@@ -6,7 +6,7 @@ import pandas  # noqa: F401  (here and at the top: never first imported by sever
 import plotly.graph_objects  # noqa: F401
 import streamlit as st
 
-from app import sidebar, state, widgets
+from app import preload, sidebar, state, widgets
 
 st.set_page_config(page_title="Headscope", page_icon="🔭", layout="wide")
 state.start()
@@ -30,3 +30,4 @@ sidebar.draw()
 state.publish()
 chosen.run()
 state.publish()
+preload.start_behind()

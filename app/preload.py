@@ -1,4 +1,4 @@
-"""torch and transformers, imported once by one thread while the first page is already shown.
+"""torch and transformers, imported once by one thread when the first page stands.
 
 Imported lazily by several sessions at once they have been seen half-initialised, so nobody else imports them:
 whoever needs them waits here first.
@@ -38,6 +38,19 @@ def start() -> None:
     """Begin importing in the background; does nothing the second time."""
     with _once:
         _thread()
+
+
+def start_behind(seconds: float = 3.0) -> None:
+    """Begin importing in a while, when the page that is being served stands; does nothing the second time."""
+    _timer(seconds)
+
+
+@cache
+def _timer(seconds: float) -> threading.Timer:
+    timer = threading.Timer(seconds, start)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def wait() -> None:

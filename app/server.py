@@ -1,4 +1,4 @@
-"""The server: Streamlit with one addition, torch is imported in the background as soon as it starts."""
+"""The server: Streamlit with the files of the live sliders and a sentence for our own mistakes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import preload
 from app.live.routes import ROUTES
 
 
 @contextlib.asynccontextmanager
 async def lifespan(server: st.App) -> AsyncIterator[None]:
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
-    preload.start()
     yield
 
 

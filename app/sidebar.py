@@ -7,7 +7,7 @@ import streamlit as st
 from app import state, uploads, widgets
 from core.figures import words
 
-MODELS = ["smollm2"]
+MODELS = ["demo", "smollm2"]
 CORPORA = ["sampler", "python-docs"]
 
 
@@ -41,8 +41,9 @@ def _model() -> None:
         accept_new_options=True,
         placeholder="Choose or type a model",
         key="model",
-        on_change=state.forget_edits,
-        help="`smollm2` (93 MB, fetched once), a model on the Hugging Face Hub as `org/name` or `org/name@revision`, a "
+        on_change=state.model_chosen,
+        help="`demo` (bundled), `smollm2` (93 MB, fetched once), a model on the Hugging Face Hub "
+        "as `org/name` or `org/name@revision`, a "
         "folder written by `save_pretrained`, or a `.gguf` file. Type it and press Enter.",
     )
 

@@ -22,7 +22,10 @@ from core.figures import Look
 from core.settings import Settings
 from core.steering import DIRECTIONS, MOST_TOKENS, Edit
 
-POSITIONS = (1024, 4096, 16384, 65536)
+POSITIONS = (1024, 4096, 8192, 16384, 65536)
+FIRST_MODEL = "demo"
+DEMO_POSITIONS = 8192
+"""Positions of the results that come with the model `demo`."""
 DEFAULT_PROMPT = "We walked along the"
 DIRECTION_CHOICES = tuple(
     each
@@ -104,7 +107,19 @@ def start() -> None:
             with contextlib.suppress(ValueError, InputError):
                 st.session_state[key] = read(st.query_params[key])
     if st.session_state["model"] is None:
-        st.session_state["model"] = os.environ.get(MODEL_VARIABLE) or None
+        st.session_state["model"] = os.environ.get(MODEL_VARIABLE) or FIRST_MODEL
+        if "positions" not in st.query_params:
+            st.session_state["positions"] = _positions_of(st.session_state["model"])
+
+
+def _positions_of(model: object) -> int:
+    return DEMO_POSITIONS if model == "demo" else 16384
+
+
+def model_chosen() -> None:
+    """Callback of the field: another model has other tokens, and the demo's results are there for its own positions."""
+    st.session_state["positions"] = _positions_of(st.session_state["model"])
+    forget_edits()
 
 
 def publish() -> None:
@@ -136,7 +151,7 @@ def choose(**values: object) -> None:
     for key, value in values.items():
         st.session_state[key] = value
     if "model" in values:
-        forget_edits()
+        model_chosen()
 
 
 def chosen(key: str) -> object:

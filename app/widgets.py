@@ -168,6 +168,12 @@ def rows(table: pd.DataFrame, height: int, key: str) -> None:
     st.dataframe(copy, hide_index=True, height=height, key=key, column_config=columns)
 
 
+def precomputed(choice: Choice) -> None:
+    """Says so where a page is filled from results that came with Headscope."""
+    if cache.precomputed(choice):
+        note("Precomputed: these results came with Headscope. What you change is computed here.")
+
+
 # --- work in progress -----------------------------------------------------------------------------------------------
 
 
@@ -191,6 +197,20 @@ def _need(ask: Callable[[Choice], T | Job], choice: Choice) -> T:
         progress(found, jobs.analyses())
         st.stop()
     return found
+
+
+@st.fragment(run_every=0.5)
+def waiting(job: Job) -> None:
+    """One quiet line in place of what a job will bring; the page is drawn again when it is done."""
+    if job.state == "done":
+        st.rerun()
+    if job.active:
+        note(f"{html.escape(job.title)}: {html.escape(job.phrase or 'waiting').lower()} …")
+    else:
+        problem(job.error or "Cancelled.")
+        if st.button("Try again", key="waiting-again"):
+            jobs.analyses().forget(job.key)
+            st.rerun()
 
 
 def progress(job: Job, lane: Lane, show: Callable[[Any], None] | None = None) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,21 @@ class Analysis:
                 self.cached = self._encoding is not None
         return self._encoding
 
+    def answers_without_model(self) -> bool:
+        """Whether edits can be judged from what is stored: the encoding, the observation and where the head's rows are."""
+        if self.cached_encoding() is None or self.cached_head_facts() is None:
+            return False
+        if self._observation is None:
+            files = self.files()
+            self._observation = self.store.get("observation", self.key(files), Observation)
+        return self._observation is not None
+
+    @property
+    def precomputed(self) -> bool:
+        """Whether the encoding came with Headscope and was not computed here."""
+        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        return files is not None and self.store.is_precomputed("encoding", self.key(files))
+
     def cached_head_facts(self) -> HeadFacts | None:
         """What is known of the model's head since it was loaded last; never loads it."""
         files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
@@ -126,10 +142,20 @@ class Analysis:
         found = self.cached_head_facts()
         if found is None:
             from core.model.memory import estimate_ram
+            from core.model.rows import find_stored_head
 
             model = self.loaded(progress)
             files, ram = model.files, estimate_ram(model.files.folder, self.settings.dtype)
-            found = HeadFacts(model.description, model.check, files.revision, files.sha256, ram, str(model.device))
+            found = HeadFacts(
+                model.description,
+                model.check,
+                find_stored_head(files.folder, files.name),
+                bool(model.tokenizer.chat_template),
+                files.revision,
+                files.sha256,
+                ram,
+                str(model.device),
+            )
             self.store.put("head", self._head_key(files), found)
         return found
 
@@ -187,7 +213,7 @@ class Analysis:
             from core.generate import sample_documents
 
             documents = sample_documents(model, count, 2 * s.context, s.seed, progress)
-        plan = plan_windows(documents, s, first_token=_first_token(model), name=corpus.name)
+        plan = plan_windows(documents, s, first_token=first_token(model), name=corpus.name)
         return plan if not corpus.note else Plan(**{**vars(plan), "note": " ".join([corpus.note, plan.note]).strip()})
 
     def loaded(self, progress: Progress = no_progress) -> LoadedModel:
@@ -249,8 +275,8 @@ class Analysis:
         """The tokens' rows and positions, made ready once; every ratio after that is cheap."""
         check_direction(direction)
         names = [self.token_text(token_id) for token_id in token_ids]
-        observation, head = self.observation(progress), self.loaded(progress).head
-        rows, bias = head.rows(list(token_ids))
+        observation = self.observation(progress)
+        rows, bias, softcap = self._rows(token_ids, progress)
         return Steerer(
             observation.fit,
             observation.held_out,
@@ -259,11 +285,23 @@ class Analysis:
             rows,
             bias,
             names,
-            softcap=head.softcap,
+            softcap=softcap,
             direction=direction,
             seed=self.settings.seed,
             vector=vector,
         )
+
+    def _rows(self, token_ids: Sequence[int], progress: Progress) -> tuple[np.ndarray, np.ndarray, float | None]:
+        """Rows of the head, its bias there, its soft-cap: out of the model's files where it was loaded before."""
+        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        facts = self.cached_head_facts()
+        if files is None or facts is None:
+            head = self.loaded(progress).head
+            return *head.rows(list(token_ids)), head.softcap
+        from core.model.rows import read_rows
+
+        rows, bias = read_rows(files.folder, facts.stored, token_ids, facts.description.logit_scale)
+        return rows, bias, facts.description.softcap
 
     def steer(
         self,
@@ -398,13 +436,57 @@ class Analysis:
 
     # --- at a prompt -----------------------------------------------------------------------------------------------
 
+    def stored_prompt(self, prompt: str, *, top: int = 12, chat: bool = False) -> NextToken | None:
+        """The model's next token at a prompt, unedited, if it is stored; never loads the model."""
+        key = self._prompt_key(prompt, top, chat)
+        return None if key is None else self.store.get("prompt", key, NextToken)
+
     def next_token(
         self, prompt: str, steering: Steering | None = None, *, top: int = 12, chat: bool = False
     ) -> NextToken:
         """The next-token distribution at a prompt, before and after."""
+        stored = self.stored_prompt(prompt, top=top, chat=chat) if steering is None else None
+        if stored is not None:
+            return stored
         from core.generate import next_token
 
         return next_token(self.loaded(), prompt, steering, top=top, chat=chat)
+
+    def keep_prompt(self, prompt: str, *, top: int = 12, chat: bool = False) -> NextToken:
+        """Work out the unedited next token at a prompt and store it."""
+        found = self.next_token(prompt, top=top, chat=chat)
+        self.store.put("prompt", self._prompt_key(prompt, top, chat) or {}, found)
+        return found
+
+    def _prompt_key(self, prompt: str, top: int, chat: bool) -> dict[str, Any] | None:
+        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        return None if files is None else self._head_key(files) | {"prompt": prompt, "top": top, "chat": chat}
+
+    def stored_texts(
+        self, prompt: str, steering: Steering | None, sampling: Sampling, *, chat: bool = False
+    ) -> Generated | None:
+        """What `generate` gives for the same arguments, if it is stored; never loads the model."""
+        key = self._texts_key(prompt, steering, sampling, chat)
+        return None if key is None else self.store.get("texts", key, Generated)
+
+    def keep_texts(
+        self, prompt: str, steering: Steering | None, sampling: Sampling, *, chat: bool = False
+    ) -> Generated:
+        """Write texts and store them."""
+        found = self.generate(prompt, steering, sampling, chat=chat)
+        self.store.put("texts", self._texts_key(prompt, steering, sampling, chat) or {}, found)
+        return found
+
+    def _texts_key(
+        self, prompt: str, steering: Steering | None, sampling: Sampling, chat: bool
+    ) -> dict[str, Any] | None:
+        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        if files is None:
+            return None
+        edit = None
+        if steering is not None:
+            edit = [steering.direction, steering.calibrated, *([t.id, t.target] for t in steering.tokens)]
+        return self.key(files) | {"prompt": prompt, "edit": edit, "sampling": asdict(sampling), "chat": chat}
 
     def generate(
         self,
@@ -417,6 +499,9 @@ class Analysis:
         on_tokens: OnTokens | None = None,
     ) -> Generated:
         """Texts sampled before and after with the same noise; `on_tokens` is given them while they are written."""
+        stored = self.stored_texts(prompt, steering, sampling or Sampling(), chat=chat)
+        if stored is not None:
+            return stored
         from core.generate import generate
 
         model = self.loaded(progress)
@@ -445,7 +530,7 @@ def load_shared(files: ModelFiles, device: str, dtype: str, progress: Progress =
         return _shared[key]
 
 
-def _first_token(model: LoadedModel) -> int | None:
+def first_token(model: LoadedModel) -> int | None:
     """The beginning-of-text token where the tokenizer puts one before every text, else None."""
     bos = model.tokenizer.bos_token_id
     ids = model.tokenizer("a", verbose=False)["input_ids"]

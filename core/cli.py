@@ -33,24 +33,28 @@ Command = Callable[..., None]
 # --- what all commands share --------------------------------------------------------------------------------------------
 
 
-def _shared(function: Command) -> Command:
-    """The options that every analysing command has."""
+def _analysing(**defaults: Any) -> Callable[[Command], Command]:
+    """The options that every analysing command has, with other defaults where a command has them."""
+    values = {"corpus": "sampler", "positions": 16384, "context": 256, "held_out": 0.25} | defaults
+
+    def option(name: str, kind: type, text: str) -> Callable[[Command], Command]:
+        default = values[name.removeprefix("--").replace("-", "_")]
+        return click.option(name, type=kind, default=default, show_default=default is not None, help=text)
+
     options = (
-        click.option(
-            "--corpus", default="sampler", show_default=True, help="sampler, python-docs, self:N, a file or folder."
-        ),
-        click.option("--positions", type=int, default=16384, show_default=True, help="Contexts that fit (N)."),
-        click.option("--context", type=int, default=256, show_default=True, help="Tokens in a window."),
-        click.option(
-            "--held-out", type=float, default=0.25, show_default=True, help="F: F·N more contexts only judge."
-        ),
+        option("--corpus", str, "sampler, python-docs, self:N, a file or folder."),
+        option("--positions", int, "Contexts that fit (N)."),
+        option("--context", int, "Tokens in a window."),
+        option("--held-out", float, "F: F·N more contexts only judge."),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--device", default="auto", show_default=True, help=", ".join(DEVICES)),
         click.option(
             "--dtype", default="auto", show_default=True, help=", ".join(DTYPES) + " (the head is always fp32)."
         ),
     )
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed((*options, *_OUTPUT)), function)
+    return lambda function: functools.reduce(
+        lambda wrapped, each: each(wrapped), reversed((*options, *_OUTPUT)), function
+    )
 
 
 _OUTPUT = (
@@ -59,6 +63,9 @@ _OUTPUT = (
     click.option("--json", "json_path", metavar="PATH|-", help="Write JSON to a file, or - for stdout."),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )
+
+
+_shared = _analysing()
 
 
 def _output(function: Command) -> Command:
@@ -81,11 +88,13 @@ def _analysis(model: str, options: dict[str, Any]) -> Analysis:
     from core.analysis import Analysis
     from core.store import Store
 
-    settings = Settings(
-        **{name: options[name] for name in ("positions", "context", "held_out", "seed", "device", "dtype")}
-    )
     store = Store(options["cache"], enabled=not options["no_cache"])
-    return Analysis(model, options["corpus"], settings, store)
+    return Analysis(model, options["corpus"], _settings(options), store)
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    names = ("positions", "context", "held_out", "seed", "device", "dtype")
+    return Settings(**{name: options[name] for name in names if options[name] is not None})
 
 
 class _Telling:
@@ -537,6 +546,98 @@ def generate(
             f"after, {_number(c.expected_before)} before (95 % over texts: {_number(c.low)} to {_number(c.high)})."
         )
     _deliver(result, json_path, "\n".join(lines).rstrip())
+
+
+@cli.command()
+@click.argument("sources", nargs=-1)
+@click.option("--train", "training", is_flag=True, help="Train a small model on the corpus and watch it.")
+@click.option("--size", default="small", show_default=True, help="Of the model to train: small, medium, demo.")
+@click.option("--steps", type=int, help="Of the training; the size's if not given.")
+@click.option("--vocab", type=int, help="Tokens of the model to train.")
+@click.option("--dim", type=int, help="Dimensions of the model to train.")
+@click.option("--layers", type=int, help="Layers of the model to train.")
+@click.option("--heads", type=int, help="Attention heads of the model to train.")
+@click.option("--batch", type=int, help="Windows a step.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder of the training run; one goes on where it stopped."
+)
+@click.option("--keep", type=click.Path(file_okay=False), help="Write the run's checkpoints small, to this folder.")
+@click.option("--whole", is_flag=True, help="Download whole models from the Hub, for −log alpha and the loss.")
+@_analysing(corpus=None, positions=4096, context=None, held_out=None)
+def dynamics(
+    sources: tuple[str, ...], training: bool, out: str | None, keep: str | None, json_path: str | None, **options: Any
+) -> None:
+    """Watch the encoding appear over the checkpoints of SOURCES: demo, folders, org/name@step{0,1,512}."""
+    from core.dynamics import finding
+    from core.series import dynamics as measure
+    from core.series import keep_series, run_folder, summary, train_series
+    from core.store import Store
+
+    if training == bool(sources):
+        raise InputError("Give either --train or the checkpoints to read: demo, folders, or org/name@step{0,1,512}.")
+    if not training and out:
+        raise InputError("--out is the folder of a training run: give --train too, or leave it away.")
+    store, settings, tell = Store(options["cache"], enabled=not options["no_cache"]), _settings(options), _Telling()
+    run = Path(out) if out else Path(sources[0]) if len(sources) == 1 else None
+    if training:
+        from core.corpus import read_corpus
+
+        text, chosen = read_corpus(options["corpus"] or "python-docs"), _training(options)
+        run = run or run_folder(store, text, chosen)
+        click.echo(f"Training run: {run}", err=True)
+        found = train_series(text, chosen, run, settings, store, progress=tell, on_checkpoint=_tell_checkpoint(tell))
+    else:
+        found = measure(
+            sources,
+            options["corpus"],
+            settings,
+            store,
+            whole=options["whole"],
+            progress=tell,
+            on_checkpoint=_tell_checkpoint(tell),
+        )
+    if keep:
+        if run is None:
+            raise InputError("--keep keeps one training run: give its folder alone.")
+        keep_series(run, Path(keep), found, store, settings)
+    tell.end()
+    rows = [
+        [
+            f"{c.step:,}",
+            f"{c.r2_corpus_frequency:.3f}",
+            "–" if c.r2_alpha is None else f"{c.r2_alpha:.3f}",
+            "–" if c.loss is None else f"{c.loss:.2f}",
+            "" if c.duplicate_of is None else f"the same head as step {c.duplicate_of:,}, left out",
+        ]
+        for c in found.checkpoints
+    ]
+    text_lines = [_table(["step", "R² frequency", "R² −log α", "loss", ""], rows), "", finding(found)]
+    text_lines += [f"{each.name}: {each.reason}" for each in found.missing]
+    _deliver(summary(found), json_path, "\n".join(text_lines))
+
+
+def _training(options: dict[str, Any]) -> Any:
+    """The size by name, with what the user wants otherwise."""
+    from dataclasses import replace
+
+    from core.train import SIZES
+
+    if options["size"] not in SIZES:
+        raise InputError(f"--size is {options['size']}, but it must be one of {', '.join(SIZES)}.")
+    names = ("steps", "vocab", "dim", "layers", "heads", "batch", "context", "held_out", "seed")
+    return replace(SIZES[options["size"]], **{name: options[name] for name in names if options[name] is not None})
+
+
+def _tell_checkpoint(tell: _Telling) -> Callable[[Any], None]:
+    """A line on stderr for every checkpoint, while a series is measured."""
+
+    def told(found: Any) -> None:
+        last = found.checkpoints[-1]
+        tell.end()
+        loss = "" if last.loss is None else f", loss {last.loss:.2f} nats"
+        click.echo(f"step {last.step:,}: R² of corpus frequency {last.r2_corpus_frequency:.3f}{loss}", err=True)
+
+    return told
 
 
 def main() -> None:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.errors import AnalysisError, InputError
+from core.settings import ASSETS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from core.settings import Settings
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SUFFIXES = (".txt", ".md", ".jsonl", ".csv", ".parquet")
 READ_AT_MOST = 64 * 2**20
 """Characters read from a corpus; what lies beyond is left unread, and the corpus says so."""
@@ -349,6 +349,14 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...] | list[st
         )
         ids += [np.asarray(document, dtype=np.int32) for document in encoded["input_ids"]]
     return ids
+
+
+def count_tokens(documents: list[np.ndarray], rows: int) -> np.ndarray:
+    """[rows] how often each token stands in the documents; ids beyond the head's rows are not counted."""
+    counts = np.zeros(rows, dtype=np.int64)
+    for document in documents:
+        counts += np.bincount(document[document < rows], minlength=rows)
+    return counts
 
 
 def split_documents(

@@ -186,7 +186,9 @@ class Builder:
         """
         rows = self.rows
         if rows[-1] >= len(embedding) or (self._before is not None and self._before.shape[1] != embedding.shape[1]):
-            raise AnalysisError(f"The head of {name} is {embedding.shape[0]} × {embedding.shape[1]}, unlike the others.")
+            raise AnalysisError(
+                f"The head of {name} is {embedding.shape[0]} × {embedding.shape[1]}, unlike the others."
+            )
         offset = np.zeros(len(rows)) if bias is None else bias[rows].astype(np.float64)
         frequency = fit_line(embedding, rows, -np.log(self.counts / self.counts.sum()) + offset)
         chosen = embedding[rows]
@@ -239,3 +241,21 @@ def without_arrays(found: Dynamics) -> Dynamics:
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / scale if scale > 0 else 0.0
+
+
+def finding(found: Dynamics) -> str:
+    """What was measured about the claim, in one or two sentences."""
+    if len(found.curve) < 2:
+        return "One checkpoint is no curve yet."
+    last = found.curve[-1]
+    frequency, loss = found.step_frequency_90, found.step_loss_90
+    if frequency is None:
+        return f"The embedding does not hold the corpus's token frequencies in this run (R² {last.r2_corpus_frequency:.2f})."
+    told = f"R² of corpus frequency reaches 90 % of its final {last.r2_corpus_frequency:.2f} at step {frequency:,}"
+    if loss is None:
+        return told + "; the loss was not measured." if last.loss is None else told + "; the loss has not fallen."
+    end = f"90 % of the fall of the loss is done at step {loss:,}"
+    if loss > frequency:
+        times = f", {loss / frequency:.3g} times as late" if frequency else ""
+        return f"{told}; {end}{times}."
+    return f"{told}, and {end}: here frequency was not earlier than the loss."

@@ -272,9 +272,7 @@ class Line:
     r2_adjusted: float
 
 
-def fit_line(
-    embedding: Float32[np.ndarray, "V d"], rows: Int64[np.ndarray, "n"], y: Float64[np.ndarray, "n"]
-) -> Line:
+def fit_line(embedding: Float32[np.ndarray, "V d"], rows: Int64[np.ndarray, "n"], y: Float64[np.ndarray, "n"]) -> Line:
     """Only the line y ≈ E[rows]·A + B: for the few-shot curve and for every checkpoint of a training run.
 
     Raises:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from core.errors import InputError
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+"""What comes with Headscope; read, never written."""
 
 Progress = Callable[[str, float | None], None]
 """Called with a short phrase and the share done (0 to 1, or None where it is not known). It may raise

@@ -28,8 +28,13 @@ import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from core.settings import ASSETS
+
 RESULT_FORMAT = 1
 """Part of every key. Raise it whenever the meaning of a stored number changes."""
+
+BUNDLED = ASSETS / "demo" / "results"
+"""Results of the model `demo` that come with Headscope; read only."""
 
 log = logging.getLogger("headscope")
 T = TypeVar("T")
@@ -65,13 +70,20 @@ class Store:
     def get(self, kind: str, key: Mapping[str, Any], result_type: type[T]) -> T | None:
         """The stored result, or None where there is none (or only a damaged one, which is removed)."""
         path = self._path(kind, key)
-        if not self.enabled or not path.is_file():
+        if not self.enabled:
             return None
+        if not path.is_file():
+            return read_result(BUNDLED / path.name, result_type, _canonical(key), remove=False)
         result = read_result(path, result_type, _canonical(key))
         if result is not None:
             with contextlib.suppress(OSError):
                 os.utime(path)
         return result
+
+    def is_precomputed(self, kind: str, key: Mapping[str, Any]) -> bool:
+        """Whether `get` serves what came with Headscope, not what was computed here."""
+        path = self._path(kind, key)
+        return self.enabled and not path.is_file() and (BUNDLED / path.name).is_file()
 
     def put(self, kind: str, key: Mapping[str, Any], result: Any) -> None:
         """Keep a result. A full or read-only disk costs the cache, not the result: it is reported and that is all."""
@@ -147,8 +159,8 @@ def write_result(path: Path, result: Any, key: str = "") -> None:
         raise
 
 
-def read_result(path: Path, result_type: type[T], key: str = "") -> T | None:
-    """Read what `write_result` wrote; None, with a warning and the file removed, where it is damaged."""
+def read_result(path: Path, result_type: type[T], key: str = "", *, remove: bool = True) -> T | None:
+    """Read what `write_result` wrote; None, with a warning, where it is damaged; then it is removed unless told not to."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -160,17 +172,19 @@ def read_result(path: Path, result_type: type[T], key: str = "") -> T | None:
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        _drop(path, f"damaged ({error})")
+        _drop(path, f"damaged ({error})", remove)
         return None
     try:  # the contents are what was written; another version of Headscope may have written other fields
         return typing.cast(T, _unpack(json.loads(metadata["body"]), result_type, arrays))
     except (TypeError, KeyError) as error:
-        _drop(path, f"of another version ({error})")
+        _drop(path, f"of another version ({error})", remove)
         return None
 
 
-def _drop(path: Path, why: str) -> None:
+def _drop(path: Path, why: str, remove: bool) -> None:
     log.warning("A stored result is %s and will be computed again: %s.", why, path.name)
+    if not remove:
+        return
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 

@@ -24,7 +24,7 @@ import numpy as np
 from core.corpus import Corpus, split_documents, tokenise
 from core.errors import AnalysisError, InputError
 from core.model.weights import write_atomically
-from core.settings import Progress, Settings, no_progress
+from core.settings import Progress, no_progress
 from core.store import read_result, write_result
 
 if TYPE_CHECKING:
@@ -160,7 +160,9 @@ def _claim(run: Path, corpus: Corpus, settings: TrainSettings) -> TrainSettings:
         if {k: found.get(k) for k in ("format", "corpus_sha256", "settings")} != {
             k: wanted[k] for k in ("format", "corpus_sha256", "settings")
         }:
-            raise InputError(f"The folder {run.name!r} holds another training run: choose another folder, or remove it.")
+            raise InputError(
+                f"The folder {run.name!r} holds another training run: choose another folder, or remove it."
+            )
         return TrainSettings(**found["settings"])
     if run.is_dir() and any(run.iterdir()):
         raise InputError(f"The folder {run.name!r} is not empty and holds no training run: choose another folder.")

@@ -1,7 +1,7 @@
 """The arrows of the house go one way only, and torch is loaded only where it is needed.
 
-    errors, settings -> store, tokens, moments, results -> model, corpus -> observe -> encoding
-    -> steering | pruning | dynamics -> generate, export -> analysis -> figures, cli -> app
+    errors, settings -> store, tokens, moments, results -> model, corpus -> observe, train -> encoding
+    -> steering | pruning | dynamics -> generate, export -> analysis -> series -> figures, cli -> app
 
 A room imports only from layers before its own. What is imported for type checking alone counts for the arrows but
 not for what gets loaded.
@@ -23,13 +23,14 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"errors"},
     {"settings"},
-    {"store", "tokens", "moments", "results"},
+    {"store", "tokens", "moments", "results", "sources"},
     {"model", "corpus"},
-    {"observe"},
+    {"observe", "train"},
     {"encoding"},
     {"steering", "pruning", "dynamics"},
-    {"generate", "export", "tables"},
+    {"generate", "export", "tables", "kept"},
     {"analysis"},
+    {"series"},
     {"figures", "cli"},
 )
 LAYER_OF = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}
@@ -144,7 +145,9 @@ def test_app_keeps_the_arrows(path: str) -> None:
     assert app_violations(path.removeprefix("app/"), (ROOT / path).read_text("utf-8")) == []
 
 
-@pytest.mark.parametrize("module", ["core", "core.cli", "core.analysis", "core.figures", "core.model.files"])
+@pytest.mark.parametrize(
+    "module", ["core", "core.cli", "core.analysis", "core.figures", "core.model.files", "core.model.heads"]
+)
 def test_imports_without_torch(module: str) -> None:
     """A command that only reads a result from disk, or says that an argument is wrong, does not wait for torch."""
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'streamlit'}} & set(sys.modules)))"

@@ -31,6 +31,7 @@ def page() -> None:
         return
     encoding, look = widgets.need_encoding(choice), state.look()
     widgets.say(_sentence(encoding))
+    widgets.precomputed(choice)
     for told in (encoding.note, *encoding.warnings):
         if told:
             widgets.warning(html.escape(told))

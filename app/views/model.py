@@ -26,6 +26,9 @@ def page() -> None:
     ready = cache.head_facts(choice)
     found = None if isinstance(ready, Job) else ready
     widgets.say(_sentence(choice, encoding, found))
+    widgets.precomputed(choice)
+    if choice.model == "demo":
+        _real_one()
     widgets.facts(_facts(choice, encoding, found))
     for told in (encoding.note, *encoding.warnings):
         if told:
@@ -43,11 +46,18 @@ def _welcome() -> None:
         "Headscope opens the output head of a language model: it measures how a token's average probability is "
         "written into its embedding, and lets you change it.",
     )
-    st.button("Start with SmolLM2-135M", type="primary", on_click=state.choose, kwargs={"model": "smollm2"})
-    widgets.note(
-        "A small English model: 93 MB are fetched once, then it is observed on a bundled text; a few minutes on two "
-        "cores. For another model, type its name, folder or file into the field on the left."
-    )
+    _real_one()
+
+
+def _real_one() -> None:
+    """From the bundled model on to one that people use."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Start with SmolLM2-135M", type="primary", on_click=state.choose, kwargs={"model": "smollm2"})
+        widgets.note(
+            "The bundled demo is a small model of our own. SmolLM2-135M is one that people use: 93 MB are fetched once, "
+            "then it is observed on a bundled text, a few minutes on two cores. For another model, type its name, folder "
+            "or file into the field on the left."
+        )
 
 
 def _sentence(choice: Choice, encoding: Encoding, found: HeadFacts | None) -> str:

@@ -53,6 +53,7 @@ def page() -> None:
         return
     with place:
         widgets.say(_sentence(job.result))
+        widgets.precomputed(choice)
         if asked.edits != state.edits():
             widgets.note("These texts were written with an earlier edit: press Write for new ones.")
     _show(job.result)

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from app import cache, edits, jobs, state, widgets
+from app.jobs import Job
 from app.live.knobs import knob_data, knobs, sweep_points
 from app.state import Choice
 from core.encoding import Encoding
@@ -57,6 +58,7 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
         return
     with place:
         widgets.say(_sentence(steering))
+        widgets.precomputed(choice)
     prompt = _prompt(choice, direction, calibrate)
     known = edits.alphas(encoding, state.edits())
     curves = cache.curves(choice, state.edits(), direction, calibrate)
@@ -99,6 +101,10 @@ def _prompt(choice: Choice, direction: str, calibrate: bool) -> NextToken | None
             "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
         )
     try:
+        ready = cache.prompt(choice, prompt or "", bool(chat))
+        if isinstance(ready, Job):
+            widgets.waiting(ready)
+            return None
         return cache.next_token(choice, prompt or "", bool(chat), state.edits(), direction, calibrate)
     except HeadscopeError as error:
         widgets.problem(error)

@@ -53,11 +53,22 @@ class HeadCheck:
 
 
 @dataclass(frozen=True)
+class StoredHead:
+    """Where the head stands in the model's files: names of the files and of the tensors; a bias of "" is none."""
+
+    weight_file: str
+    weight: str
+    bias_file: str
+    bias: str
+
+
+@dataclass(frozen=True)
 class HeadFacts:
     """A model that was loaded once, without its weights.
 
     Attributes:
         description, check: its head, and how exactly it is reproduced.
+        stored: where its weights are. chat_template: whether its tokenizer has one.
         revision, sha256: where it came from; see `core.model.files.ModelFiles`.
         ram_bytes: memory it needs.
         device: where it ran.
@@ -65,6 +76,8 @@ class HeadFacts:
 
     description: HeadDescription
     check: HeadCheck
+    stored: StoredHead
+    chat_template: bool
     revision: str
     sha256: str
     ram_bytes: int

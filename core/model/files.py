@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import InputError
 from core.model.convert import convert_gguf, converted_folder
 from core.model.fetch import fetch_smollm2, smollm2_path
 from core.model.hub import download, downloaded
-from core.model.names import ModelSource, parse_model
-from core.model.weights import file_sha256, model_sha256
-from core.settings import Progress, no_progress
+from core.model.names import parse_model
+from core.model.weights import check_folder, file_sha256, model_sha256
+from core.settings import ASSETS, Progress, no_progress
 
 SMOLLM2_REVISION = "0.1.2"
+DEMO = ASSETS / "demo" / "model"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,11 @@ def resolve(name: str, *, cache: Path, progress: Progress = no_progress, local_p
         InputError: there is no such model, or it is not one that can be read.
         AnalysisError: it cannot be brought here.
     """
-    source = _source(name, local_paths)
+    source = parse_model(name, local_paths=local_paths)
+    if source.kind == "demo":
+        check_folder(DEMO, "demo")
+        sha256 = model_sha256(DEMO, source.name, cache, progress)
+        return ModelFiles(source.name, sha256[:12], DEMO, sha256)
     if source.kind == "smollm2":
         folder, sha256 = convert_gguf(fetch_smollm2(cache, progress).path, cache, progress)
         return ModelFiles(source.name, SMOLLM2_REVISION, folder, sha256)
@@ -54,7 +58,7 @@ def resolve(name: str, *, cache: Path, progress: Progress = no_progress, local_p
         folder, sha256 = convert_gguf(Path(source.location), cache, progress)
         return ModelFiles(source.name, sha256[:12], folder, sha256)
     if source.kind == "hub":
-        folder, revision = download(source.location, source.revision, progress)
+        folder, revision = download(source.location, source.revision, cache, progress)
         return ModelFiles(source.name, revision, folder, model_sha256(folder, source.name, cache, progress))
     sha256 = model_sha256(Path(source.location), source.name, cache, progress)
     return ModelFiles(source.name, sha256[:12], Path(source.location), sha256)
@@ -66,7 +70,7 @@ def ready(name: str, *, cache: Path, local_paths: bool = True) -> ModelFiles | N
     Raises:
         InputError: the name is wrong.
     """
-    source = _source(name, local_paths)
+    source = parse_model(name, local_paths=local_paths)
     if source.kind in ("smollm2", "gguf"):
         gguf = smollm2_path(cache) if source.kind == "smollm2" else Path(source.location)
         if not gguf.is_file():
@@ -79,10 +83,3 @@ def ready(name: str, *, cache: Path, local_paths: bool = True) -> ModelFiles | N
         found = downloaded(source.location, source.revision)
         return found and ModelFiles(source.name, found[1], found[0], model_sha256(found[0], source.name, cache))
     return resolve(name, cache=cache, local_paths=local_paths)
-
-
-def _source(name: str, local_paths: bool) -> ModelSource:
-    source = parse_model(name, local_paths=local_paths)
-    if source.kind == "demo":
-        raise InputError("The bundled model 'demo' is not in this version yet: use smollm2.")
-    return source

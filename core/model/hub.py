@@ -3,61 +3,156 @@ tokens mean what they mean everywhere.
 
 Only safetensors weights, JSON and tokenizer text of the repository's top folder are ever fetched, the weights last:
 a snapshot that has its weights is complete. A model that is here already is used when the Hub cannot be reached.
+Weights must have the SHA-256 that the Hub lists. Of one file a part can be read alone, see `read_part`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.quiet import quiet_hub
-from core.model.weights import INDEX, SIDE_FILES, SINGLE, check_config, check_folder, check_names, shard_names
+from core.model.weights import (
+    INDEX,
+    SIDE_FILES,
+    SINGLE,
+    check_config,
+    check_folder,
+    check_names,
+    file_sha256,
+    shard_names,
+)
 from core.settings import Progress, tell_bytes
 
+RETRIES = 4
+"""How often the rest of a part is asked for again, after a broken connection or an answer of 500 and above."""
 
-def download(repo: str, revision: str | None, progress: Progress) -> tuple[Path, str]:
+
+@dataclass(frozen=True)
+class Listing:
+    """What the Hub lists for one revision of a repository: the files of its top folder.
+
+    Attributes:
+        repo: org/name.
+        revision: branch, tag or commit that was asked for; None is the newest.
+        commit: what the revision stands for.
+        sizes: file name → bytes.
+        sha256: file name → SHA-256, of the large files (LFS) only.
+    """
+
+    repo: str
+    revision: str | None
+    commit: str
+    sizes: dict[str, int]
+    sha256: dict[str, str]
+
+    @property
+    def shown(self) -> str:
+        """The name that messages use."""
+        return shown_as(self.repo, self.revision)
+
+
+def shown_as(repo: str, revision: str | None) -> str:
+    """A Hub model's name as the user would give it."""
+    return f"{repo}@{revision}" if revision else repo
+
+
+def list_files(repo: str, revision: str | None, progress: Progress) -> Listing:
+    """Asks the Hub what a revision is and which files it has.
+
+    Raises:
+        InputError: there is no such repository or revision.
+        AnalysisError: the Hub or the network does not allow it.
+    """
+    from huggingface_hub import HfApi
+
+    shown = shown_as(repo, revision)
+    progress(f"Looking for {shown} on the Hub", None)
+    with explaining(shown):
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=20)
+    if not info.sha:
+        raise AnalysisError(f"The server does not say which commit {shown} is: check HF_ENDPOINT.")
+    files = [file for file in info.siblings or () if "/" not in file.rfilename]
+    sizes = {file.rfilename: file.size or 0 for file in files}
+    return Listing(repo, revision, info.sha, sizes, {file.rfilename: file.lfs.sha256 for file in files if file.lfs})
+
+
+def refused(error: HeadscopeError) -> bool:
+    """Whether this is the Hub's own no, so that what is on this disk must not be used in its place."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    cause = error.__cause__
+    return isinstance(cause, HfHubHTTPError) and cause.response.status_code in (400, 401, 403, 404)
+
+
+def download(repo: str, revision: str | None, cache: Path, progress: Progress) -> tuple[Path, str]:
     """The folder of a Hub model, downloaded where it is not here yet, and the commit it is.
+
+    Args:
+        repo, revision: see `Listing`.
+        cache: where the files' hashes are remembered; the model itself stays in the Hub's own cache.
+        progress: see `core.settings.Progress`.
 
     Raises:
         InputError: there is no such repository or revision, or it holds no model that can be read.
-        AnalysisError: the Hub, the network or the disk does not allow it.
+        AnalysisError: the Hub, the network or the disk does not allow it, or a file is not what the Hub lists.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    shown = f"{repo}@{revision}" if revision else repo
-    progress(f"Looking for {shown} on the Hub", None)
     try:
-        with quiet_hub():
-            info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=20)
-    except Exception as error:
-        refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (400, 401, 403, 404)
-        if not refused and (here := downloaded(repo, revision)):
+        listing = list_files(repo, revision, progress)
+    except (InputError, AnalysisError) as error:
+        if not refused(error) and (here := downloaded(repo, revision)):
             return here
-        raise _explained(error, shown) from error
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or () if "/" not in file.rfilename}
+        raise
+    shown, sizes = listing.shown, listing.sizes
     check_names(sizes, shown)
-    with _explaining(shown):
-        config = _file(repo, "config.json", revision, progress, 0.0, 0.0)  # also notes which commit the revision is
-        check_config(config, shown)
-        commit = config.parent.name
-        side = [name for name in sorted(sizes) if SIDE_FILES.fullmatch(name) and name != "config.json"]
-        side += [INDEX] if SINGLE not in sizes else []
-        for name in side:
-            path = _file(repo, name, commit, progress, 0.0, 0.0)
-        weights = [SINGLE] if SINGLE in sizes else shard_names(path, shown)
-        _check_disk(config, weights, sizes, shown)
+    folder = side_files(listing, progress)
+    with explaining(shown):
+        index = [] if SINGLE in sizes else [_file(repo, INDEX, listing.commit, progress, 0.0, 0.0)]
+        weights = shard_names(index[0], shown) if index else [SINGLE]
+        _check_disk(folder, weights, sizes, shown)
         total, before = sum(sizes.get(name, 0) for name in weights), 0
         for name in weights:
-            _file(repo, name, commit, progress, before, total)
+            path = _file(repo, name, listing.commit, progress, before, total)
+            _check_sha256(path, listing, cache, progress)
             before += sizes.get(name, 0)
-    check_folder(config.parent, shown)
-    return config.parent, commit
+    check_folder(folder, shown)
+    return folder, listing.commit
+
+
+def side_files(listing: Listing, progress: Progress) -> Path:
+    """The folder of a revision in the Hub's own cache with its configuration and tokenizer, but no weights.
+
+    Raises:
+        InputError: the configuration is missing or not one that can be used.
+        AnalysisError: the Hub, the network or the disk does not allow it.
+    """
+    shown = listing.shown
+    if "config.json" not in listing.sizes:
+        raise InputError(f"{shown} holds no config.json: name a model saved by save_pretrained.")
+    with explaining(shown):
+        config = _file(listing.repo, "config.json", listing.revision, progress, 0.0, 0.0)  # notes the commit too
+        check_config(config, shown)
+        if config.parent.name != listing.commit:
+            raise AnalysisError(f"{shown} was changed on the Hub at this very moment: try again.")
+        for name in sorted(listing.sizes):
+            if SIDE_FILES.fullmatch(name) and name != "config.json":
+                _file(listing.repo, name, listing.commit, progress, 0.0, 0.0)
+    return config.parent
+
+
+def small_file(listing: Listing, name: str, progress: Progress) -> Path:
+    """One JSON file of a revision, in the Hub's own cache; errors as for `side_files`."""
+    with explaining(listing.shown):
+        return _file(listing.repo, name, listing.commit, progress, 0.0, 0.0)
 
 
 def downloaded(repo: str, revision: str | None) -> tuple[Path, str] | None:
@@ -105,9 +200,9 @@ def _file(repo: str, name: str, revision: str | None, progress: Progress, before
     return Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
 
 
-def _check_disk(config: Path, weights: list[str], sizes: dict[str, int], shown: str) -> None:
-    needed = sum(sizes.get(name, 0) for name in weights if not (config.parent / name).exists())
-    free = shutil.disk_usage(config.parent).free
+def _check_disk(folder: Path, weights: list[str], sizes: dict[str, int], shown: str) -> None:
+    needed = sum(sizes.get(name, 0) for name in weights if not (folder / name).exists())
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise AnalysisError(
             f"{shown} needs {needed / 1e9:.1f} GB of disk and {free / 1e9:.1f} GB are free: free some space or point "
@@ -115,8 +210,105 @@ def _check_disk(config: Path, weights: list[str], sizes: dict[str, int], shown: 
         )
 
 
+def _check_sha256(path: Path, listing: Listing, cache: Path, progress: Progress) -> None:
+    """Removes a downloaded file that is not the listed one, and says so."""
+    expected = listing.sha256.get(path.name)
+    if expected and file_sha256(path, cache, progress) != expected:
+        for bad in (path.resolve(), path):  # the content and the link to it
+            with contextlib.suppress(OSError):
+                bad.unlink()
+        raise _not_as_listed(listing, path.name)
+
+
+def _not_as_listed(listing: Listing, name: str) -> AnalysisError:
+    return AnalysisError(
+        f"What was sent for {name} of {listing.shown} is not what the Hub lists, and it was thrown away: try again, and "
+        "if it stays so, do not trust that server (HF_ENDPOINT)."
+    )
+
+
+def read_part(listing: Listing, name: str, start: int, end: int, tell: Callable[[int], None]) -> bytes:
+    """Bytes [start, end) of a file on the Hub by HTTP range; a broken transfer goes on where it stopped.
+
+    Length and position of what arrives are checked, the file's length, and the SHA-256 that the server tells of the
+    file against the listed one. What is read of it cannot be hashed alone: that takes the whole file (`download`).
+
+    Args:
+        tell: called with the number of bytes that have arrived; it may raise `Cancelled`.
+
+    Raises:
+        AnalysisError: the Hub or the network does not allow it, or what was sent is not what the Hub lists.
+    """
+    got = bytearray()
+    for attempt in range(RETRIES + 1):
+        if attempt:
+            time.sleep(min(2 ** (attempt - 1), 8))
+        with explaining(listing.shown):
+            try:
+                _receive(listing, name, start, end, got, tell)
+                break
+            except Exception as error:
+                if attempt == RETRIES or not _may_pass(error):
+                    raise
+    return bytes(got)
+
+
+def _receive(listing: Listing, name: str, start: int, end: int, got: bytearray, tell: Callable[[int], None]) -> None:
+    """Asks once for what `got` still lacks of bytes [start, end)."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url = hf_hub_url(listing.repo, name, revision=listing.commit)
+    first = start + len(got)
+    headers = build_hf_headers() | {"Range": f"bytes={first}-{end - 1}", "Accept-Encoding": "identity"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as answer:
+        if answer.status_code == 416:  # the file ends before the range
+            raise _not_as_listed(listing, name)
+        hf_raise_for_status(answer)
+        _check_answer(answer, listing, name, first, end)
+        position = first if answer.status_code == 206 else 0  # a server without ranges begins at the beginning
+        for chunk in answer.iter_bytes():  # as it arrives, so that nothing is lost when it breaks off
+            got += chunk[max(first - position, 0) : max(end - position, 0)]
+            position += len(chunk)
+            tell(len(got))
+            if position >= end:
+                return
+    raise _Cut("The answer ended early.")
+
+
+class _Cut(RuntimeError):
+    """A transfer ended before all had arrived."""
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a fault may be gone when the same is asked again: of the connection, or of the Hub itself."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500
+    # httpx or httpx2, whichever huggingface_hub uses
+    return isinstance(error, _Cut) or any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+
+
+def _check_answer(answer: Any, listing: Listing, name: str, first: int, end: int) -> None:
+    """Raises `AnalysisError` if the headers of an answer are not those of bytes [first, end) of the listed file."""
+    size, sha256 = listing.sizes[name], listing.sha256.get(name)
+    spans = {206: answer.headers.get("Content-Range"), 200: answer.headers.get("Content-Length", str(size))}
+    expected = {206: f"bytes {first}-{end - 1}/{size}", 200: str(size)}
+    fine = answer.status_code in spans and spans[answer.status_code] == expected[answer.status_code]
+    # the Hub sends one on to where the file lies, whose own ETag can be a hash of another kind
+    tags = [each.headers.get("X-Linked-ETag", "") for each in (*answer.history, answer)]
+    tags += [] if answer.history else [answer.headers.get("ETag", "")]
+    told = {tag.removeprefix("W/").strip('"') for tag in tags}
+    others = {tag for tag in told if re.fullmatch("[0-9a-f]{64}", tag)} - {sha256}
+    if not fine or (sha256 and others):
+        raise _not_as_listed(listing, name)
+
+
 @contextmanager
-def _explaining(shown: str) -> Iterator[None]:
+def explaining(shown: str) -> Iterator[None]:
+    """Keeps huggingface_hub quiet and turns any fault of the Hub, the network or the disk into one sentence."""
     try:
         with quiet_hub():
             yield
@@ -160,7 +352,7 @@ def _explained(error: Exception, shown: str) -> HeadscopeError:
         )
     cut = "Consistency" in str(error) or type(error).__name__ in ("RemoteProtocolError", "IncompleteRead", "ReadError")
     if cut or isinstance(error, RuntimeError):
-        return AnalysisError(f"The download of {shown} broke off: try again, and it goes on from where it stopped.")
+        return AnalysisError(f"The download of {shown} broke off: try again; what arrived complete is kept.")
     return AnalysisError(
         f"The Hub could not be reached for {shown} ({type(error).__name__}): check the network and HF_ENDPOINT, or "
         "name a folder."

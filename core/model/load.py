@@ -116,7 +116,7 @@ def load_model(
     require_ram(files.folder, dtype, str(place), files.name)
     progress(f"Loading {files.name}", None)
     with quiet_transformers():
-        tokenizer = _tokenizer(files)
+        tokenizer = read_tokenizer(files.folder, files.name)
         module = _module(files, config, dtype, place)
         progress(f"Checking the head of {files.name}", None)
         model = open_head(files, module, tokenizer, place)
@@ -221,14 +221,15 @@ def _names(entry: str | tuple[str, ...]) -> tuple[str, ...]:
     return (entry,) if isinstance(entry, str) else entry
 
 
-def _tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model in `folder`, never by code that comes with it."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise AnalysisError(
-            f"The tokenizer of {files.name} cannot be loaded ({_short(error)}): save a tokenizer.json beside the model."
+            f"The tokenizer of {name} cannot be loaded ({_short(error)}): save a tokenizer.json beside the model."
         ) from error
 
 

@@ -18,8 +18,8 @@ from typing import Literal
 from core.errors import InputError
 from core.model.weights import check_folder
 
-FORMS = "smollm2, org/name or org/name@revision on the Hub, a folder that save_pretrained wrote, or a .gguf file"
-FORMS_SERVED = "smollm2, or org/name or org/name@revision on the Hub"
+FORMS = "demo, smollm2, org/name or org/name@revision on the Hub, a folder that save_pretrained wrote, or a .gguf file"
+FORMS_SERVED = "demo, smollm2, or org/name or org/name@revision on the Hub"
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,127}}))?")

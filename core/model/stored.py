@@ -1,0 +1,105 @@
+"""Which of the tensors in a model's files are its output head, and how their bytes become numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from core.errors import AnalysisError
+from core.model.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class HeadNames:
+    """Names of the stored tensors that are the head.
+
+    Attributes:
+        weight: of the output embedding.
+        also: of the input embedding, if that is stored beside it although the configuration ties the two.
+        bias: or None.
+        shape: (V, d) of the weight.
+        tied: as the configuration has it.
+    """
+
+    weight: str
+    also: str | None
+    bias: str | None
+    shape: tuple[int, int]
+    tied: bool
+
+
+def find_names(folder: Path, name: str, stored: Collection[str]) -> HeadNames:
+    """Asks the model's class, which is built from the configuration in `folder`, which of the tensors are its head."""
+    from core.model.head import find_head
+
+    module = _without_numbers(folder, name)
+    layer = find_head(module, name)
+    inputs: Any = module.get_input_embeddings()
+    paths = {id(part): path for path, part in module.named_modules()}
+    sources = _sources(module, stored)
+    weight = sources.get(f"{paths[id(layer)]}.weight")
+    tied = inputs.weight is layer.weight
+    embedding = sources.get(f"{paths[id(inputs)]}.weight") if tied else None
+    bias = None if layer.bias is None else sources.get(f"{paths[id(layer)]}.bias")
+    if (weight or embedding) is None or (bias is None) != (layer.bias is None):
+        raise AnalysisError(
+            f"The files of {name} lack the output head of {type(module).__name__}: choose the causal language model of "
+            "this family."
+        )
+    rows, dim = layer.weight.shape
+    return HeadNames(weight or embedding or "", embedding if weight else None, bias, (rows, dim), tied)
+
+
+def _without_numbers(folder: Path, name: str) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from core.model.load import read_config, refuse_unsupported
+
+    config = read_config(folder, name)
+    refuse_unsupported(config, name)
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise AnalysisError(
+            f"transformers cannot build {name} from its configuration ({type(error).__name__}): choose a model that it "
+            "supports."
+        ) from error
+
+
+def _sources(module: PreTrainedModel, stored: Collection[str]) -> dict[str, str]:
+    """Parameter → stored tensor, by the renaming that transformers does when it loads a model.
+
+    Tensors that are converted and not only renamed are left out.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+    mapping = get_model_conversion_mapping(module)
+    renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
+    converters = [each for each in mapping if isinstance(each, WeightConverter)]
+    prefix, parameters = module.base_model_prefix, module.state_dict()
+    sources: dict[str, str] = {}
+    for tensor in sorted(stored, key=dot_natural_key):
+        parameter, converted = rename_source_key(tensor, renamings, converters, prefix, parameters)
+        if parameter not in parameters and tensor in parameters:
+            parameter, converted = rename_source_key(tensor, [], [], prefix, parameters)
+        if converted is None:
+            sources.setdefault(parameter, tensor)
+    return sources
+
+
+def decode(raw: UInt8[np.ndarray, "w"], dtype: str) -> Float32[np.ndarray, "n"]:
+    """Little-endian numbers as float32."""
+    if dtype == "BF16":  # the upper half of a float32
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return raw.view({"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)

@@ -1,0 +1,79 @@
+"""Naming a series of checkpoints: `demo`, folders in order, or revisions on the Hub, as org/name@step{0,1,512}."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from core.errors import InputError
+
+MOST_CHECKPOINTS = 512
+_BRACES = re.compile(r"(?P<repo>[^@\s]+/[^@\s]+)@(?P<before>[^{}@]*)(?:\{(?P<steps>[^{}]*)\}(?P<after>[^{}@]*))?")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one checkpoint is to be found: a folder or a revision on the Hub. `name` is how sentences call it."""
+
+    step: int
+    name: str
+    folder: Path | None = None
+    repo: str = ""
+    revision: str = ""
+
+
+def parse_sources(sources: Sequence[str], *, local_paths: bool = True) -> list[Place]:
+    """The places that the sources name, by ascending step.
+
+    Raises:
+        InputError: a source that is none, the same step twice, more checkpoints than are taken.
+    """
+    places = [place for source in sources for place in _places(source.strip(), local_paths, len(sources))]
+    if len(sources) > 1 and all(place.step < 0 for place in places):  # folders without a number: in the order given
+        places = [replace(place, step=number) for number, place in enumerate(places)]
+    if any(place.step < 0 for place in places):
+        unnamed = next(place for place in places if place.step < 0)
+        raise InputError(
+            f"The step of {unnamed.name!r} is not in its name: call the folder step-N, or number all alike."
+        )
+    places.sort(key=lambda place: place.step)
+    for before, after in pairwise(places):
+        if before.step == after.step:
+            raise InputError(f"Step {after.step} is named twice ({before.name}, {after.name}): name each step once.")
+    if not 2 <= len(places) <= MOST_CHECKPOINTS:
+        raise InputError(f"{len(places)} checkpoints are named; from 2 to {MOST_CHECKPOINTS} make a series.")
+    return places
+
+
+def _places(source: str, local_paths: bool, given: int) -> Iterator[Place]:
+    folder = Path(source).expanduser() if local_paths and source else None
+    if folder is not None and folder.is_dir():
+        inside = sorted(p for p in folder.glob("*") if p.is_dir() and _step(p.name) >= 0 and not p.name.startswith("."))
+        if (folder / "config.json").is_file() or not inside:
+            yield Place(_step(folder.name), source, folder.resolve())
+        else:
+            yield from (Place(_step(path.name), path.name, path.resolve()) for path in inside)
+        return
+    hub = _BRACES.fullmatch(source)
+    if not hub or (hub["steps"] is None and _step(hub["before"]) < 0):
+        allowed = (
+            "demo, folders of checkpoints, or org/name@step{0,1,512}" if local_paths else "demo or org/name@step{0,1}"
+        )
+        raise InputError(f"There is no series {source!r}: give {allowed}.")
+    if hub["steps"] is None:
+        yield Place(_step(hub["before"]), source, repo=hub["repo"], revision=hub["before"])
+        return
+    for text in hub["steps"].split(","):
+        revision = f"{hub['before']}{text.strip()}{hub['after']}"
+        if not text.strip().isdigit():
+            raise InputError(f"{text.strip()!r} in {source!r} is no step: write numbers, as org/name@step{{0,1,512}}.")
+        yield Place(int(text), f"{hub['repo']}@{revision}", repo=hub["repo"], revision=revision)
+
+
+def _step(name: str) -> int:
+    """The last number in a name, -1 where there is none."""
+    numbers = re.findall(r"\d+", name)
+    return int(numbers[-1]) if numbers and len(numbers[-1]) < 12 else -1
