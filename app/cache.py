@@ -6,6 +6,7 @@ function that may find nothing yet returns the job instead.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,17 +14,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
-from app import jobs, preload
+from app import jobs, preload, runs
 from app.jobs import Job
+from app.runs import Run
 from app.state import Choice
 from core.figures import Chart, Look
 from core.model.facts import HeadFacts
 from core.results import Sampling
 from core.settings import Progress, Texts
 from core.steering import Edit, edited_prompt
+from core.store import Store
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
+    from core.dynamics import Dynamics
     from core.encoding import Encoding
     from core.results import FewShotPoint, Generated, NextToken, TokenChoice
     from core.steering import Curve, Steerer, Steering
@@ -164,6 +168,45 @@ def _write(analysis: Analysis, choice: Choice, wanted: Writing, progress: Progre
     return analysis.generate(
         wanted.prompt, steering, wanted.sampling, chat=wanted.chat, progress=progress, on_tokens=show
     )
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _bundled_dynamics() -> Dynamics:
+    from core.dynamics import Dynamics
+    from core.kept import DEMO, DEMO_KEY, read_kept
+
+    return Store().get("dynamics", DEMO_KEY, Dynamics) or read_kept(DEMO, "demo")
+
+
+def dynamics(series: str) -> Dynamics | Job:
+    """A series of checkpoints as it was measured: the bundled one at once, of any other the job that measures it."""
+    if series == "demo":
+        return _bundled_dynamics()
+    run = runs.parse(series)
+    title = f"Measuring {series}" if run is None else run.title
+    job = jobs.analyses().submit(("dynamics", series), title, lambda p: _measure(series, run, p))
+    return job.result if job.state == "done" else job
+
+
+def _measure(series: str, run: Run | None, progress: Progress) -> Dynamics:
+    def show(found: Dynamics) -> None:
+        if (job := jobs.analyses().find(("dynamics", series))) is not None:
+            job.partial = found
+
+    _start_torch(progress)
+    from core.series import dynamics as measure
+    from core.series import train_series
+
+    if run is None:
+        return measure(shlex.split(series), progress=progress, on_checkpoint=show)
+    return train_series(run.text(), run.settings, progress=progress, on_checkpoint=show)
+
+
+def forget_dynamics(series: str) -> None:
+    jobs.analyses().forget(("dynamics", series))
 
 
 # --- quick questions to a prepared analysis -------------------------------------------------------------------------

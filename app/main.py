@@ -20,6 +20,7 @@ PAGES = {
         st.Page("views/steering.py", title="Steering", url_path="steering"),
         st.Page("views/samples.py", title="Samples", url_path="samples"),
     ],
+    "Watch": [st.Page("views/dynamics.py", title="Dynamics", url_path="dynamics")],
     "About": [st.Page("views/method.py", title="Method", url_path="method")],
 }
 

@@ -27,6 +27,8 @@ FIRST_MODEL = "demo"
 DEMO_POSITIONS = 8192
 """Positions of the results that come with the model `demo`."""
 DEFAULT_PROMPT = "We walked along the"
+FIRST_SERIES = "demo"
+PLAY_SECONDS = 1.0
 DIRECTION_CHOICES = tuple(
     each
     for name in DIRECTIONS
@@ -91,6 +93,8 @@ _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] =
     "direction": ("minimum-variance", _one_of(DIRECTION_CHOICES), str),
     "calibrate": (True, lambda text: text != "0", lambda value: str(int(value))),
     "prompt": (DEFAULT_PROMPT, lambda text: text[:2000], str),
+    "series": (FIRST_SERIES, lambda text: text[:500], str),
+    "step": (None, _whole(lambda n: n >= 0), str),
 }
 
 
@@ -257,3 +261,31 @@ def forget_edits() -> None:
 def nearest(value: float, options: tuple[float, ...]) -> float:
     """The option closest in log scale, for ratios that come from a URL."""
     return min(options, key=lambda option: abs(math.log(option / value)))
+
+
+# --- the step of a training run that is looked at ---------------------------------------------------------------------
+
+
+def playing() -> bool:
+    return bool(st.session_state.get("playing"))
+
+
+def toggle_play() -> None:
+    st.session_state["playing"] = not playing()
+
+
+def step_moved() -> None:
+    """Callback of the step slider."""
+    st.session_state["step"] = st.session_state["step-slider"]
+
+
+def step_of_run(steps: list[int]) -> int:
+    """The step that is shown: one on while playing, and at the last one playing ends."""
+    now = st.session_state.get("step")
+    now = now if now in steps else steps[-1]
+    if playing():
+        now = steps[(steps.index(now) + 1) % len(steps)]
+        st.session_state["playing"] = now != steps[-1]
+        st.session_state["step"] = now
+    st.session_state["step-slider"] = now
+    return now

@@ -39,7 +39,7 @@ class Checkpoint:
         weights: [d] A of corpus frequency. weights_alpha: [d] A' or None.
         predicted: [n] −log frequency as the line predicts it, nats.
         neg_log_alpha: [n] or None.
-        moved: [n] length of E_w − E_w of the checkpoint before; 0 at the first.
+        moved: [n] length of E_w − E_w of the checkpoint before in the curve; 0 at the first.
         samples: texts written at this step, the same noise at every step.
     """
 
@@ -192,9 +192,8 @@ class Builder:
         offset = np.zeros(len(rows)) if bias is None else bias[rows].astype(np.float64)
         frequency = fit_line(embedding, rows, -np.log(self.counts / self.counts.sum()) + offset)
         chosen = embedding[rows]
-        line = None
-        if alpha is not None:
-            line = fit_line(embedding, rows, -np.log(np.maximum(alpha[rows], np.finfo(float).tiny)) + offset)
+        neg_log_alpha = None if alpha is None else -np.log(np.maximum(alpha[rows], np.finfo(float).tiny))
+        line = None if neg_log_alpha is None else fit_line(embedding, rows, neg_log_alpha + offset)
         found = Checkpoint(
             step=step,
             name=name,
@@ -206,13 +205,14 @@ class Builder:
             weights=frequency.weights,
             weights_alpha=None if line is None else line.weights,
             predicted=(chosen @ frequency.weights + frequency.intercept - offset).astype(np.float32),
-            neg_log_alpha=None if alpha is None else (-np.log(alpha[rows])).astype(np.float32),
+            neg_log_alpha=None if neg_log_alpha is None else neg_log_alpha.astype(np.float32),
             moved=np.zeros(len(rows), np.float32)
             if self._before is None
             else np.linalg.norm(chosen - self._before, axis=1).astype(np.float32),
             samples=tuple(samples),
         )
-        self._before = chosen
+        if found.duplicate_of is None:
+            self._before = chosen
         self.checkpoints.append(found)
         return found
 

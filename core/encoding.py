@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
-import scipy.stats
+import scipy.special
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from core.errors import AnalysisError
@@ -221,7 +221,7 @@ def encode(
         weights=line.weights,
         standard_errors=errors,
         t_values=t_values,
-        p_values=2 * scipy.stats.t.sf(np.abs(t_values), freedom),
+        p_values=2 * scipy.special.stdtr(freedom, -np.abs(t_values)),
         saliency=saliency,
         embedding_std=system.std,
         mean_hidden=fit.mean_hidden,

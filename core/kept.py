@@ -22,6 +22,8 @@ from core.store import Store, read_result, write_result
 
 DEMO = ASSETS / "demo" / "checkpoints"
 KEPT = "series.safetensors"
+DEMO_KEY = {"series": "demo"}
+"""Under which the dynamics of `demo` come precomputed."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import numpy as np
 
 from core.corpus import Corpus, split_documents, tokenise
 from core.errors import AnalysisError, InputError
-from core.model.weights import write_atomically
+from core.model.quiet import quiet_transformers
 from core.settings import Progress, no_progress
 from core.store import read_result, write_result
 
@@ -36,6 +36,8 @@ KEEP_STATE_EVERY = 256
 """Steps between two saved states; besides them one is saved with every checkpoint."""
 WARMUP_SHARE, FINAL_SHARE = 0.01, 0.1
 RUN_FORMAT = 1
+WRITING = ".writing-"
+"""How the names of files and folders begin that are not complete yet."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +166,11 @@ def _claim(run: Path, corpus: Corpus, settings: TrainSettings) -> TrainSettings:
                 f"The folder {run.name!r} holds another training run: choose another folder, or remove it."
             )
         return TrainSettings(**found["settings"])
-    if run.is_dir() and any(run.iterdir()):
-        raise InputError(f"The folder {run.name!r} is not empty and holds no training run: choose another folder.")
     with _disk(run):
-        write_atomically(path, json.dumps(wanted, indent=1).encode())
+        if run.is_dir() and any(not each.name.startswith(WRITING) for each in run.iterdir()):
+            raise InputError(f"The folder {run.name!r} is not empty and holds no training run: choose another folder.")
+        with _file_appearing(path) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=1), "utf-8")
     return settings
 
 
@@ -187,12 +190,14 @@ def read_run(run: Path) -> dict[str, Any]:
 
 @contextmanager
 def _disk(run: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
         raise AnalysisError(
-            f"The run cannot be kept in {run.name!r} ({error.strerror or error}): free some space or choose another "
-            "folder; what was kept so far is complete."
+            f"The run cannot be kept in {run.name!r} ({getattr(error, 'strerror', None) or error}): free some space or "
+            "choose another folder; what was kept so far is complete."
         ) from error
 
 
@@ -201,6 +206,7 @@ def _train(
 ) -> None:
     import torch
 
+    _sweep(run)
     progress("Making the tokenizer", None)
     tokenizer = _tokenizer(run, corpus, settings)
     progress("Reading the corpus", None)
@@ -209,13 +215,15 @@ def _train(
     optimiser = _optimiser(model, settings)
     done = _restore(run, model, optimiser)
     for step in settings.checkpoints:
-        if step <= done and step_folder(run, step).is_dir():
+        if step < done and step_folder(run, step).is_dir():
             on_checkpoint(step, step_folder(run, step))
     loss = math.nan
     for step in range(done, settings.steps + 1):
-        if step in settings.checkpoints and not step_folder(run, step).is_dir():
-            _keep_checkpoint(run, step, model, tokenizer)
-            _keep_state(run, step, model, optimiser)
+        if step in settings.checkpoints:
+            if not step_folder(run, step).is_dir():  # it may be there with its state not written, or removed
+                _keep_checkpoint(run, step, model, tokenizer)
+            if step > done or step == 0:
+                _keep_state(run, step, model, optimiser)
             on_checkpoint(step, step_folder(run, step))
         elif step % KEEP_STATE_EVERY == 0 and step > done:
             _keep_state(run, step, model, optimiser)
@@ -337,7 +345,7 @@ def _optimiser(model: GPTNeoXForCausalLM, settings: TrainSettings) -> torch.opti
 def _appearing(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes its place only when it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=WRITING))
     try:
         yield temporary
         if folder.is_dir():
@@ -349,8 +357,30 @@ def _appearing(folder: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def _file_appearing(path: Path) -> Iterator[Path]:
+    """The same for a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=WRITING)
+    os.close(handle)
+    try:
+        yield Path(name)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _sweep(run: Path) -> None:
+    """Remove what a killed process was writing."""
+    for path in run.glob(f"{WRITING}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _keep_checkpoint(run: Path, step: int, model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    with _appearing(step_folder(run, step)) as temporary:
+    with _appearing(step_folder(run, step)) as temporary, quiet_transformers():
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 
@@ -363,13 +393,8 @@ def _keep_state(run: Path, step: int, model: GPTNeoXForCausalLM, optimiser: torc
         tensors[f"weight.{name}"] = parameter.detach()
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = value
-    handle, temporary = tempfile.mkstemp(dir=run, prefix=".writing-")
-    os.close(handle)
-    try:
+    with _file_appearing(run / "state.safetensors") as temporary:
         save_file(tensors, temporary)
-        Path(temporary).replace(run / "state.safetensors")
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _number(value: int) -> torch.Tensor:

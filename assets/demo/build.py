@@ -21,6 +21,7 @@ from app import edits, state
 from core.analysis import Analysis
 from core.corpus import read_corpus
 from core.dynamics import Dynamics, finding
+from core.kept import DEMO, DEMO_KEY, read_kept
 from core.model.files import DEMO as MODEL
 from core.results import Sampling
 from core.series import keep_series, read_run, step_folder, train_series
@@ -84,6 +85,7 @@ def precompute(scratch: Path) -> None:
         if first is not None:
             steering = analysis.steer([first])
             analysis.keep_texts(state.DEFAULT_PROMPT, steering, Sampling(samples=6))
+    Store(scratch).put("dynamics", DEMO_KEY, read_kept(DEMO, "demo"))
     shutil.copytree(Store(scratch).results, BUNDLED)
 
 
@@ -91,25 +93,29 @@ def card(found: Dynamics, settings: dict[str, object], sources: list[dict[str, o
     """The model card."""
     last, tokens = found.curve[-1], int(found.counts.sum())
     rows = [
-        f"| {s['package']} | {s['version']} | {s['licence']} | {s['documents']:,} | {s['characters']:,} |" for s in sources
+        f"| {s['package']} | {s['version']} | {s['licence']} | {s['documents']:,} | {s['characters']:,} |"
+        for s in sources
     ]
     curve = [f"| {c.step:,} | {c.r2_corpus_frequency:.3f} | {c.r2_alpha:.3f} | {c.loss:.2f} |" for c in found.curve]
     size = sum(path.stat().st_size for path in HERE.rglob("*") if path.is_file() and path.suffix != ".pyc")
     parameters = sum(int(np.prod(t.shape)) for t in load_file(MODEL / "model.safetensors").values())
+    made = f"{settings['layers']} layers, {settings['dim']} dimensions, untied head"
+    run = f"{settings['steps']:,} steps of {settings['batch']} windows of {settings['context']} tokens"
+    judging = float(str(settings["held_out"]))
     return f"""# The model `demo`
 
-A GPT-NeoX of {parameters / 1e6:.1f} million parameters ({settings["layers"]} layers, {settings["dim"]} dimensions, untied head, byte-level BPE of
-{settings["vocab"]:,} tokens), trained from nothing with Headscope's own trainer so that every page works without a download and the
-encoding can be watched while it appears. It is made to be looked into, not to be used: its texts are grammatical at best.
+A GPT-NeoX of {parameters / 1e6:.1f} million parameters ({made}, byte-level BPE of {settings["vocab"]:,} tokens),
+trained from nothing with Headscope's own trainer so that every page works without a download and the encoding can be
+watched while it appears. It is made to be looked into, not to be used: its texts are grammatical at best.
 
-- **Made by** `python assets/demo/build.py WORK_FOLDER`, seed {settings["seed"]}, {settings["threads"]} threads, {settings["steps"]:,} steps of {settings["batch"]} windows of
-  {settings["context"]} tokens, AdamW, peak learning rate {settings["learning_rate"]}.
+- **Made by** `python assets/demo/build.py WORK_FOLDER`, seed {settings["seed"]}, {settings["threads"]} threads, {run},
+  AdamW, peak learning rate {settings["learning_rate"]}.
 - **Loss** {last.loss:.2f} nats per token on documents that it was not trained on.
-- **Text** {tokens:,} tokens of English prose out of the Debian packages below, markup stripped (`corpus.py`);
-  a {1 / (1 + 1 / float(settings["held_out"])):.0%} share of it, whole documents, only judges. The text itself is not part of Headscope.
-- **Stored** in half precision ({size / 1e6:.0f} MB in this folder), run in single precision. `checkpoints/` holds the output
-  embedding of {len(found.checkpoints)} steps with the mean probabilities, loss and samples measured there; `results/` what the
-  dashboard shows first, computed by the same code.
+- **Text** {tokens:,} tokens of English prose out of the Debian packages below, markup stripped (`corpus.py`).
+  Another {judging / (1 + judging):.0%} of the text, whole documents, only judges. The text itself is not part of Headscope.
+- **Stored** in half precision ({size / 1e6:.0f} MB in this folder), run in single precision. `checkpoints/` holds the
+  output embedding of {len(found.checkpoints)} steps with the mean probabilities, loss and samples measured there;
+  `results/` what the dashboard shows first, computed by the same code.
 
 | step | R² of corpus frequency | R² of −log alpha | loss (nats) |
 |---|---|---|---|

@@ -66,23 +66,25 @@ def curves(found: Dynamics, look: Look, current: int | None = None) -> Chart:
             **line,
         )
         figure.update_yaxes(title_text="loss (nats)", row=2, col=1)
-    for step, text, colour in (
-        (found.step_frequency_90, "90 % of R²", look.ours),
-        (found.step_loss_90, "90 % of the loss", look.held_out),
-    ):
-        if step is not None:
-            figure.add_vline(x=at[step], line={"color": colour, "width": 1.5, "dash": "dot"})
-            figure.add_annotation(
-                x=at[step],
-                yref="paper",
-                y=0.0,
-                yanchor="bottom",
-                xanchor="left",
-                text=f" {text}<br> step {step:,}",
-                align="left",
-                showarrow=False,
-                font={"color": colour},
-            )
+    marks = [(found.step_frequency_90, "90 % of R²", look.ours, 1, 0.02, "bottom")]
+    if measured:
+        marks.append((found.step_loss_90, "90 % of the loss", look.held_out, 2, 0.98, "top"))
+    for step, text, colour, row, height, anchor in marks:
+        if step is None:
+            continue
+        figure.add_vline(x=at[step], line={"color": colour, "width": 1.5, "dash": "dot"})
+        figure.add_annotation(
+            x=at[step],
+            xref=f"x{row if row > 1 else ''}",
+            yref=f"y{row if row > 1 else ''} domain",
+            y=height,
+            yanchor=anchor,
+            xanchor="left" if at[step] < 0.8 * max(x) else "right",
+            text=f" {text} <br> step {step:,} ",
+            align="left",
+            showarrow=False,
+            font={"color": colour},
+        )
     if current is not None and current in at:
         figure.add_vline(x=at[current], line={"color": look.ink, "width": 1})
     figure.update_xaxes(**_step_axis(steps))

@@ -1,0 +1,105 @@
+"""Training runs of one's own: what they are called, where they lie, which of them are kept.
+
+A run is named `train:SIZE:SEED:CORPUS`, which stands in the address; the same name comes back to the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app import uploads
+from core.errors import InputError
+from core.store import Store
+
+if TYPE_CHECKING:
+    from core.corpus import Corpus
+    from core.train import TrainSettings
+
+PREFIX = "train:"
+SIZES = ("small", "medium")
+CORPORA = ("python-docs", "sampler")
+MARK = "kept.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run as it is named."""
+
+    size: str
+    seed: int
+    corpus: str
+
+    @property
+    def name(self) -> str:
+        return f"{PREFIX}{self.size}:{self.seed}:{self.corpus}"
+
+    @property
+    def title(self) -> str:
+        return f"Own run: {self.size}, {uploads.title(self.corpus)}, seed {self.seed}"
+
+    @property
+    def settings(self) -> TrainSettings:
+        from core.train import SIZES as SETTINGS
+
+        return replace(SETTINGS[self.size], seed=self.seed)
+
+    def text(self) -> Corpus:
+        from core.corpus import read_corpus
+
+        return read_corpus(self.corpus)
+
+    def folder(self) -> Path:
+        from core.series import run_folder
+
+        return run_folder(Store(), self.text(), self.settings)
+
+
+def parse(series: str) -> Run | None:
+    """The run that a name means, None where it names something else.
+
+    Raises:
+        InputError: it begins like a run and is none.
+    """
+    if not series.startswith(PREFIX):
+        return None
+    size, _, rest = series.removeprefix(PREFIX).partition(":")
+    seed, _, corpus = rest.partition(":")
+    if size not in SIZES or not (seed.isdecimal() and int(seed) < 2**32) or not corpus:
+        raise InputError("That training run has no such name: choose one from the list, or train one.")
+    return Run(size, int(seed), corpus)
+
+
+def title(series: str) -> str:
+    if series == "demo":
+        return "demo: the bundled run"
+    try:
+        run = parse(series)
+    except InputError:
+        return series
+    return series if run is None else run.title
+
+
+def kept() -> list[str]:
+    """Names of the runs that were kept."""
+    names = []
+    for mark in sorted((Store().folder / "runs").glob(f"*/{MARK}")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            names.append(str(json.loads(mark.read_text("utf-8"))["series"]))
+    return names
+
+
+def keep(series: str) -> None:
+    run = parse(series)
+    if run is not None:
+        (run.folder() / MARK).write_text(json.dumps({"series": series}), "utf-8")
+
+
+def discard(series: str) -> None:
+    run = parse(series)
+    if run is not None:
+        shutil.rmtree(run.folder(), ignore_errors=True)

@@ -1,0 +1,17 @@
+"""The command line: each command is one call of `core`, printed for people or, with `--json`, for programs.
+
+Exit codes: 0 done; 1 the analysis failed, with a reason; 2 wrong arguments or input, with the remedy. No traceback
+unless `--debug`. With `--json -` one JSON object is all that stands on stdout; progress goes to stderr.
+"""
+
+from __future__ import annotations
+
+from core.cli import app, dynamics, fit, generate, model, steer
+from core.cli.group import cli
+
+__all__ = ["app", "cli", "dynamics", "fit", "generate", "main", "model", "steer"]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    cli()

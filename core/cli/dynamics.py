@@ -1,0 +1,105 @@
+"""`headscope dynamics`: the encoding over the checkpoints of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from core.cli.group import cli
+from core.cli.shared import Telling, analysing, deliver, settings_of, table
+from core.errors import InputError
+
+
+@cli.command()
+@click.argument("sources", nargs=-1)
+@click.option("--train", "training", is_flag=True, help="Train a small model on the corpus and watch it.")
+@click.option("--size", default="small", show_default=True, help="Of the model to train: small, medium, demo.")
+@click.option("--steps", type=int, help="Of the training; the size's if not given.")
+@click.option("--vocab", type=int, help="Tokens of the model to train.")
+@click.option("--dim", type=int, help="Dimensions of the model to train.")
+@click.option("--layers", type=int, help="Layers of the model to train.")
+@click.option("--heads", type=int, help="Attention heads of the model to train.")
+@click.option("--batch", type=int, help="Windows a step.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder of the training run; one goes on where it stopped."
+)
+@click.option("--keep", type=click.Path(file_okay=False), help="Write the run's checkpoints small, to this folder.")
+@click.option("--whole", is_flag=True, help="Download whole models from the Hub, for −log alpha and the loss.")
+@analysing(corpus=None, positions=4096, context=None, held_out=None)
+def dynamics(
+    sources: tuple[str, ...], training: bool, out: str | None, keep: str | None, json_path: str | None, **options: Any
+) -> None:
+    """Watch the encoding appear over the checkpoints of SOURCES: demo, folders, org/name@step{0,1,512}."""
+    from core.dynamics import finding
+    from core.series import dynamics as measure
+    from core.series import keep_series, run_folder, summary, train_series
+    from core.store import Store
+
+    if training == bool(sources):
+        raise InputError("Give either --train or the checkpoints to read: demo, folders, or org/name@step{0,1,512}.")
+    if not training and out:
+        raise InputError("--out is the folder of a training run: give --train too, or leave it away.")
+    store, settings, tell = Store(options["cache"], enabled=not options["no_cache"]), settings_of(options), Telling()
+    run = Path(out) if out else Path(sources[0]) if len(sources) == 1 else None
+    if training:
+        from core.corpus import read_corpus
+
+        text, chosen = read_corpus(options["corpus"] or "python-docs"), _training(options)
+        run = run or run_folder(store, text, chosen)
+        click.echo(f"Training run: {run}", err=True)
+        found = train_series(text, chosen, run, settings, store, progress=tell, on_checkpoint=_tell_checkpoint(tell))
+    else:
+        found = measure(
+            sources,
+            options["corpus"],
+            settings,
+            store,
+            whole=options["whole"],
+            progress=tell,
+            on_checkpoint=_tell_checkpoint(tell),
+        )
+    if keep:
+        if run is None:
+            raise InputError("--keep keeps one training run: give its folder alone.")
+        keep_series(run, Path(keep), found, store, settings)
+    tell.end()
+    rows = [
+        [
+            f"{c.step:,}",
+            f"{c.r2_corpus_frequency:.3f}",
+            "–" if c.r2_alpha is None else f"{c.r2_alpha:.3f}",
+            "–" if c.loss is None else f"{c.loss:.2f}",
+            "" if c.duplicate_of is None else f"the same head as step {c.duplicate_of:,}, left out",
+        ]
+        for c in found.checkpoints
+    ]
+    text_lines = [table(["step", "R² frequency", "R² −log α", "loss", ""], rows), "", finding(found)]
+    text_lines += [f"{each.name}: {each.reason}" for each in found.missing]
+    deliver(summary(found), json_path, "\n".join(text_lines))
+
+
+def _training(options: dict[str, Any]) -> Any:
+    """The size by name, with what the user wants otherwise."""
+    from dataclasses import replace
+
+    from core.train import SIZES
+
+    if options["size"] not in SIZES:
+        raise InputError(f"--size is {options['size']}, but it must be one of {', '.join(SIZES)}.")
+    names = ("steps", "vocab", "dim", "layers", "heads", "batch", "context", "held_out", "seed")
+    return replace(SIZES[options["size"]], **{name: options[name] for name in names if options[name] is not None})
+
+
+def _tell_checkpoint(tell: Telling) -> Callable[[Any], None]:
+    """A line on stderr for every checkpoint, while a series is measured."""
+
+    def told(found: Any) -> None:
+        last = found.checkpoints[-1]
+        tell.end()
+        loss = "" if last.loss is None else f", loss {last.loss:.2f} nats"
+        click.echo(f"step {last.step:,}: R² of corpus frequency {last.r2_corpus_frequency:.3f}{loss}", err=True)
+
+    return told

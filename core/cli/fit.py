@@ -1,0 +1,80 @@
+"""`headscope fit`: observe and encode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from core.cli.group import cli
+from core.cli.shared import Telling, deliver, open_analysis, shared, short
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--weights", type=click.Path(dir_okay=False), help="CSV: dim, weight, stderr, t, p, saliency.")
+@click.option(
+    "--tokens", "tokens_path", type=click.Path(dir_okay=False), help="CSV: id, token, count, alpha, …, residual."
+)
+@shared
+def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str | None, **options: Any) -> None:
+    """Observe MODEL on a corpus and fit its token probability encoding."""
+    from core.tables import token_table, weight_table, write_csv
+
+    analysis, tell = open_analysis(model, options), Telling()
+    found = analysis.encoding(tell)
+    tell.end()
+    if weights:
+        write_csv(weight_table(found), weights)
+    if tokens_path:
+        write_csv(token_table(found), tokens_path)
+    result = {
+        "model": model,
+        "revision": analysis.files().revision,
+        "corpus": analysis.corpus_name,
+        "positions": found.positions,
+        "positions_held_out": found.positions_held_out,
+        "documents": found.documents,
+        "documents_held_out": found.documents_held_out,
+        "vocab_size": found.vocab_size,
+        "dim": found.dim,
+        "rows_fitted": len(found.token_ids),
+        "padded_rows": found.padded_rows,
+        "excluded_rows": found.excluded_rows,
+        "r2": found.r2,
+        "r2_adjusted": found.r2_adjusted,
+        "r2_held_out_tokens": found.r2_held_out_tokens,
+        "r2_held_out_text": found.r2_held_out_text,
+        "residual_std": found.residual_std,
+        "intercept": found.intercept,
+        "condition_number": found.condition_number,
+        "rank": found.rank,
+        "cosine_minus_mean_hidden": found.cosine_minus_mean_hidden,
+        "log_z_mean": found.log_z_mean,
+        "log_z_std": found.log_z_std,
+        "effective_dims": found.effective_dims,
+        "perplexity": found.perplexity,
+        "perplexity_held_out": found.perplexity_held_out,
+        "predictors": [vars(predictor) for predictor in found.predictors],
+        "sparsity": [{"dims": p.dims, "r2": p.r2_refitted, "r2_kept": p.r2_kept} for p in found.sparsity],
+        "warnings": list(found.warnings),
+        "note": found.note,
+        "seconds": analysis.seconds,
+        "cached": analysis.cached,
+    }
+    sparsity = ", ".join(
+        f"{p.dims}: {p.r2_refitted:.2f}" for p in found.sparsity if p.dims in (5, 20, 50, 200, found.dim)
+    )
+    lines = [
+        f"A straight line through {found.dim} numbers explains {100 * found.r2:.1f} % of −log alpha "
+        f"({100 * found.r2_held_out_tokens:.1f} % on tokens, {100 * found.r2_held_out_text:.1f} % on text it has not seen).",
+        f"{found.positions:,} positions fit, {found.positions_held_out:,} judge; {len(found.token_ids):,} tokens; "
+        f"residuals spread by {short(found.residual_std)} nats.",
+        f"cos(A, −mean h) = {found.cosine_minus_mean_hidden:.3f}; log Z spreads by {found.log_z_std:.2f} nats; effective "
+        f"dimensions {found.effective_dims:.0f} of {found.dim}.",
+        f"R² with the most salient dimensions only: {sparsity}.",
+        *found.warnings,
+        *([found.note] if found.note else []),
+        f"{analysis.seconds:.1f} s{' (from the cache)' if analysis.cached else ''}",
+    ]
+    deliver(result, json_path, "\n".join(lines))

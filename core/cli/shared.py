@@ -1,0 +1,178 @@
+"""What the commands share: their options, progress on stderr, tables and JSON on stdout."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from core.errors import InputError
+from core.settings import DEVICES, DTYPES, Settings, step_of
+
+if TYPE_CHECKING:
+    from core.analysis import Analysis
+    from core.steering import Edit
+
+Command = Callable[..., None]
+
+
+def analysing(**defaults: Any) -> Callable[[Command], Command]:
+    """The options that every analysing command has, with other defaults where a command has them."""
+    values = {"corpus": "sampler", "positions": 16384, "context": 256, "held_out": 0.25} | defaults
+
+    def option(name: str, kind: type, text: str) -> Callable[[Command], Command]:
+        default = values[name.removeprefix("--").replace("-", "_")]
+        return click.option(name, type=kind, default=default, show_default=default is not None, help=text)
+
+    options = (
+        option("--corpus", str, "sampler, python-docs, self:N, a file or folder."),
+        option("--positions", int, "Contexts that fit (N)."),
+        option("--context", int, "Tokens in a window."),
+        option("--held-out", float, "F: F·N more contexts only judge."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--device", default="auto", show_default=True, help=", ".join(DEVICES)),
+        click.option(
+            "--dtype", default="auto", show_default=True, help=", ".join(DTYPES) + " (the head is always fp32)."
+        ),
+    )
+    return lambda function: functools.reduce(
+        lambda wrapped, each: each(wrapped), reversed((*options, *OUTPUT)), function
+    )
+
+
+OUTPUT = (
+    click.option("--cache", type=click.Path(file_okay=False), help="Where models and results are kept."),
+    click.option("--no-cache", is_flag=True, help="Neither read nor write results."),
+    click.option("--json", "json_path", metavar="PATH|-", help="Write JSON to a file, or - for stdout."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)
+
+
+shared = analysing()
+
+
+def output(function: Command) -> Command:
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(OUTPUT), function)
+
+
+STEERING = (
+    click.option("--token", "tokens", multiple=True, help='A token, blank included: " Paris", or id:123. Repeats.'),
+    click.option("--ratio", "ratios", type=float, multiple=True, help="Times its mean probability; one per token."),
+    click.option("--direction", default="minimum-variance", show_default=True, help="saliency, least-norm, top-k:K, …"),
+    click.option("--calibrate/--no-calibrate", default=True, help="Solve the step size on the fitting part."),
+)
+
+
+def with_edits(function: Command) -> Command:
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(STEERING), function)
+
+
+def open_analysis(model: str, options: dict[str, Any]) -> Analysis:
+    from core.analysis import Analysis
+    from core.store import Store
+
+    store = Store(options["cache"], enabled=not options["no_cache"])
+    return Analysis(model, options["corpus"], settings_of(options), store)
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    names = ("positions", "context", "held_out", "seed", "device", "dtype")
+    return Settings(**{name: options[name] for name in names if options[name] is not None})
+
+
+class Telling:
+    """Progress on stderr: one line that rewrites itself on a terminal, one line per step elsewhere."""
+
+    def __init__(self) -> None:
+        self.phrase, self.shown, self.live = "", 0.0, sys.stderr.isatty()
+
+    def __call__(self, phrase: str, share: float | None) -> None:
+        now = time.monotonic()
+        if not self.live:
+            if step_of(phrase) != step_of(self.phrase):
+                click.echo(f"{phrase} …", err=True)
+        elif step_of(phrase) != step_of(self.phrase) or now - self.shown > 0.2 or share == 1.0:
+            percent = "" if share is None else f" {100 * share:3.0f} %"
+            click.echo(f"\r\x1b[K{phrase} …{percent}", nl=False, err=True)
+            self.shown = now
+        self.phrase = phrase
+
+    def end(self) -> None:
+        if self.live and self.phrase:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def deliver(result: dict[str, Any], json_path: str | None, text: str) -> None:
+    """Print for people, or write JSON (NaN and infinity become null: JSON has no such numbers)."""
+    if json_path is None:
+        click.echo(text)
+        return
+    document = json.dumps(_plain(result), ensure_ascii=False, allow_nan=False)
+    if json_path == "-":
+        click.echo(document)
+        return
+    path = Path(json_path)
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        temporary.write_text(document + "\n", "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{json_path!r} cannot be written: {error.strerror or error}.") from error
+    click.echo(text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value.item() if hasattr(value, "item") else value
+
+
+def short(value: float) -> str:
+    """Three significant digits, as people say them."""
+    return "–" if not math.isfinite(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+             for row in (header, *rows)]  # fmt: skip
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def edits_of(analysis: Analysis, tokens: tuple[str, ...], ratios: tuple[float, ...], tell: Telling) -> list[Edit]:
+    from core.steering import Edit
+
+    if not tokens:
+        raise InputError('No token is named: give --token " Paris" --ratio 5.')
+    if len(ratios) == 1:
+        ratios = ratios * len(tokens)
+    if len(ratios) != len(tokens):
+        raise InputError(f"There are {len(tokens)} --token and {len(ratios)} --ratio: give one ratio for each token.")
+    checked = [Edit(0, ratio).ratio for ratio in ratios]
+    analysis.encoding(tell)
+    edits = []
+    for token, ratio in zip(tokens, checked, strict=True):
+        choice = analysis.find_token(token)
+        if choice.note:
+            tell.end()
+            click.echo(choice.note, err=True)
+        edits.append(Edit(choice.id, ratio))
+    return edits
+
+
+def numbers(text: str, option: str, kind: type[float] | type[int]) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} is {text!r}, but it must be numbers with commas, as 0.1,1,10 or 16,64.") from error

@@ -1,0 +1,136 @@
+"""`headscope steer` and `headscope directions`: edits, measured."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from core.cli.group import cli
+from core.cli.shared import Telling, deliver, edits_of, numbers, open_analysis, shared, short, table, with_edits
+from core.errors import InputError
+
+if TYPE_CHECKING:
+    from core.steering import Steering
+
+
+def _steering_result(found: Steering) -> dict[str, Any]:
+    return {
+        "direction": found.direction,
+        "calibrated": found.calibrated,
+        "tokens": [vars(token) for token in found.tokens],
+        "kl": found.kl,
+        "js": found.js,
+        "top1_agreement": found.top1_agreement,
+        "others_drift": found.others_drift,
+        "delta_norm": found.delta_norm,
+    }
+
+
+@cli.command()
+@click.argument("model")
+@with_edits
+@click.option("--sweep", help="Ratios with commas: the first token at each of them.")
+@click.option("--few-shot", help="Numbers of positions with commas: the direction from so few.")
+@shared
+def steer(
+    model: str,
+    tokens: tuple[str, ...],
+    ratios: tuple[float, ...],
+    direction: str,
+    calibrate: bool,
+    sweep: str | None,
+    few_shot: str | None,
+    json_path: str | None,
+    **options: Any,
+) -> None:
+    """Multiply the mean probability of tokens and measure what happens on held-out text."""
+    from core.steering import check_direction
+
+    check_direction(direction)
+    sweep_ratios = numbers(sweep, "--sweep", float) if sweep else []
+    sizes = numbers(few_shot, "--few-shot", int) if few_shot else []
+    analysis, tell = open_analysis(model, options), Telling()
+    edits = edits_of(analysis, tokens, ratios, tell)
+    found = analysis.steer(edits, direction, calibrate, tell)
+    baselines = analysis.baselines(edits, tell)
+    result = {"model": model, "corpus": analysis.corpus_name, **_steering_result(found)}
+    result["baselines"] = [_steering_result(baseline) for baseline in baselines]
+    rows = [
+        [repr(t.token), short(t.target), short(t.realised), short(t.realised_held_out), f"1 in {short(1 / t.alpha)}",
+         short(t.max_ratio), short(t.delta_norm)] for t in found.tokens
+    ]  # fmt: skip
+    text = [table(["token", "asked ×", "fitting ×", "held-out ×", "before", "at most ×", "‖ΔE‖"], rows), ""]
+    rows = [
+        [s.direction, short(s.tokens[0].realised_held_out), short(s.kl), short(s.js), f"{s.top1_agreement:.3f}",
+         short(s.others_drift)] for s in (found, *baselines)
+    ]  # fmt: skip
+    text.append(table(["held-out", "first token ×", "KL nats", "JS nats", "top-1 stays", "others drift"], rows))
+    if sweep_ratios:
+        points = analysis.sweep(edits, sweep_ratios, direction, calibrate, tell)
+        result["sweep"] = [vars(point) for point in points]
+        rows = [[short(p.ratio), short(p.realised), short(p.realised_held_out), short(p.kl)] for p in points]
+        text += ["", table(["asked ×", "fitting ×", "held-out ×", "KL nats"], rows)]
+        if len(points) < len(sweep_ratios):
+            text.append(f"{len(sweep_ratios) - len(points)} ratios are left out: they cannot be reached.")
+    if sizes:
+        shots = analysis.few_shot(edits, sizes, direction, tell)
+        result["few_shot"] = [vars(point) for point in shots]
+        rows = [[f"{p.positions:,}", short(p.realised_held_out[0]), short(p.log_error)] for p in shots]
+        text += ["", table(["positions", "held-out ×", "|log error|"], rows)]
+    tell.end()
+    deliver(result, json_path, "\n".join(text))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--tokens", "count", type=click.IntRange(1, 1000), default=60, show_default=True, help="Tokens tried.")
+@click.option("--ranks", default="200:5000", show_default=True, help="FIRST:LAST by mean probability.")
+@click.option("--ratios", default="0.05,2,5,20,100", show_default=True)
+@shared
+def directions(model: str, count: int, ranks: str, ratios: str, json_path: str | None, **options: Any) -> None:
+    """Compare all directions over many tokens: median |log(realised / asked)|, on held-out text and on the fitting part."""
+    first, _, last = ranks.partition(":")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise InputError(f"--ranks is {ranks!r}, but it must be FIRST:LAST, as 200:5000.")
+    wanted = [_positive(ratio) for ratio in numbers(ratios, "--ratios", float)]
+    analysis, tell = open_analysis(model, options), Telling()
+    analysis.encoding(tell)
+    ids = analysis.tokens_of_rank(int(first), int(last), count)
+    rows = analysis.compare_directions(ids, wanted, progress=tell)
+    tell.end()
+    result = {
+        "model": model,
+        "corpus": analysis.corpus_name,
+        "ranks": ranks,
+        "tokens": ids,
+        "rows": [vars(r) for r in rows],
+    }
+    lines = [f"{len(ids)} tokens of rank {ranks}; median |log(realised / asked)| on held-out text", ""]
+    for calibrated, title in ((False, "as given"), (True, "calibrated on the fitting part")):
+        body = [
+            [row.direction, *map(_error, row.held_out, row.reached), f"{_largest(row.fit):.1e}"]
+            for row in rows
+            if row.calibrated == calibrated
+        ]
+        lines += [table([title, *(f"{ratio:g}×" for ratio in wanted), "largest on fitting part"], body), ""]
+    lines.append(
+        "In brackets: the share of tokens for which the direction reaches that ratio at all, where it is not 100 %."
+    )
+    deliver(result, json_path, "\n".join(lines))
+
+
+def _error(error: float, reached: float) -> str:
+    return f"{error:.3f}" + ("" if reached == 1 else f" ({100 * reached:.0f} %)")
+
+
+def _largest(values: tuple[float, ...]) -> float:
+    """The largest of the values that are numbers."""
+    return max((v for v in values if math.isfinite(v)), default=math.nan)
+
+
+def _positive(ratio: float) -> float:
+    from core.steering import Edit
+
+    return Edit(0, ratio).ratio
