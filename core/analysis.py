@@ -28,7 +28,7 @@ from core.model.files import ModelFiles, ready, resolve
 from core.moments import Observation, Reservoir
 from core.results import DirectionRow, FewShotPoint, Generated, NextToken, Sampling, TokenChoice
 from core.settings import OnTokens, Progress, Settings, no_progress
-from core.steering import LOGIT_BIAS, Edit, Steerer, Steering, SweepPoint, check_direction, direction_vector
+from core.steering import LOGIT_BIAS, Edit, Steerer, Steering, SweepPoint, check_direction, check_tokens, direction_vector
 from core.store import Store
 from core.tokens import kind_of, token_texts
 
@@ -92,6 +92,10 @@ class Analysis:
         with self._lock:
             return resolve(self.model, cache=self.store.folder, progress=progress, local_paths=self.local_paths)
 
+    def known_files(self) -> ModelFiles | None:
+        """The model on disk if it is there already; the network is never asked."""
+        return ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+
     def key(self, files: ModelFiles) -> dict[str, Any]:
         """What observation and encoding are stored under."""
         s = self.settings
@@ -111,7 +115,7 @@ class Analysis:
     def cached_encoding(self) -> Encoding | None:
         """The encoding if it was computed before; never downloads, never loads the model."""
         if self._encoding is None:
-            files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+            files = self.known_files()
             if files is not None:
                 self._encoding = self.store.get("encoding", self.key(files), Encoding)
                 self.cached = self._encoding is not None
@@ -129,12 +133,12 @@ class Analysis:
     @property
     def precomputed(self) -> bool:
         """Whether the encoding came with Headscope and was not computed here."""
-        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        files = self.known_files()
         return files is not None and self.store.is_precomputed("encoding", self.key(files))
 
     def cached_head_facts(self) -> HeadFacts | None:
         """What is known of the model's head since it was loaded last; never loads it."""
-        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        files = self.known_files()
         return None if files is None else self.store.get("head", self._head_key(files), HeadFacts)
 
     def head_facts(self, progress: Progress = no_progress) -> HeadFacts:
@@ -274,6 +278,7 @@ class Analysis:
     ) -> Steerer:
         """The tokens' rows and positions, made ready once; every ratio after that is cheap."""
         check_direction(direction)
+        check_tokens(token_ids)
         names = [self.token_text(token_id) for token_id in token_ids]
         observation = self.observation(progress)
         rows, bias, softcap = self._rows(token_ids, progress)
@@ -293,7 +298,7 @@ class Analysis:
 
     def _rows(self, token_ids: Sequence[int], progress: Progress) -> tuple[np.ndarray, np.ndarray, float | None]:
         """Rows of the head, its bias there, its soft-cap: out of the model's files where it was loaded before."""
-        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        files = self.known_files()
         facts = self.cached_head_facts()
         if files is None or facts is None:
             head = self.loaded(progress).head
@@ -459,7 +464,7 @@ class Analysis:
         return found
 
     def _prompt_key(self, prompt: str, top: int, chat: bool) -> dict[str, Any] | None:
-        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        files = self.known_files()
         return None if files is None else self._head_key(files) | {"prompt": prompt, "top": top, "chat": chat}
 
     def stored_texts(
@@ -480,7 +485,7 @@ class Analysis:
     def _texts_key(
         self, prompt: str, steering: Steering | None, sampling: Sampling, chat: bool
     ) -> dict[str, Any] | None:
-        files = ready(self.model, cache=self.store.folder, local_paths=self.local_paths)
+        files = self.known_files()
         if files is None:
             return None
         edit = None

@@ -161,6 +161,14 @@ def check_direction(direction: str) -> None:
     raise InputError(f"The direction is {direction!r}, but it must be one of {', '.join(DIRECTIONS)} (K a number).")
 
 
+def check_tokens(ids: Sequence[int]) -> None:
+    """Refuse a list of tokens that cannot be steered together."""
+    if not 1 <= len(ids) <= MOST_TOKENS:
+        raise InputError(f"{len(ids)} tokens are to be steered, but from 1 to {MOST_TOKENS} can be at once.")
+    if len(set(ids)) < len(ids):
+        raise InputError("A token is in the list twice: give each token once, with one ratio.")
+
+
 def direction_vector(
     direction: str,
     *,
@@ -331,10 +339,7 @@ class Steerer:
         vector: Float64[np.ndarray, "d"] | None = None,
         calibrate_on: Reservoir | None = None,
     ) -> None:
-        if not 1 <= len(ids) <= MOST_TOKENS:
-            raise InputError(f"{len(ids)} tokens are to be steered, but from 1 to {MOST_TOKENS} can be at once.")
-        if len(set(ids)) < len(ids):
-            raise InputError("A token is in the list twice: give each token once, with one ratio.")
+        check_tokens(ids)
         check_direction(direction)
         self.direction, self.rows, self.ids, self.names = direction, rows, tuple(ids), tuple(names)
         self.bias, self.softcap = bias, softcap

@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 5_000_000
+DEMO = ROOT / "assets" / "demo"
+DEMO_LARGEST = 40_000_000
+"""The bundled model with its checkpoints and results, all together."""
 
 MACHINE_PATHS = ("work", "farm", "root", "tmp", "home", "Users")
 REGISTRY_HOSTS = ("pypi", "npmjs", "debian", "pythonhosted")
@@ -54,7 +57,11 @@ def test_no_path_of_a_machine_and_no_registry() -> None:
 
 
 def test_no_file_is_huge() -> None:
-    assert [path.name for path in files() if path.stat().st_size > LARGEST] == []
+    assert [path.name for path in files() if path.stat().st_size > LARGEST and DEMO not in path.parents] == []
+
+
+def test_the_bundled_model_is_small() -> None:
+    assert 0 < sum(path.stat().st_size for path in files() if DEMO in path.parents) <= DEMO_LARGEST
 
 
 def test_links_lead_somewhere() -> None:

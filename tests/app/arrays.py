@@ -88,6 +88,9 @@ class ArrayAnalysis(Analysis):
         self.stored = stored
         self.embedding, self._observation, self.known = planted()
 
+    def known_files(self) -> None:
+        """There are none."""
+
     def cached_encoding(self) -> Encoding | None:
         return self.known if self.stored else None
 
@@ -149,4 +152,6 @@ def facts() -> Any:
         parameters=10 * VOCAB * DIM,
     )  # fmt: skip
     check = SimpleNamespace(max_logit_error=2e-6, tolerance=1e-4, half_precision_deviation=0.01)
-    return SimpleNamespace(description=told, check=check, revision=None, sha256="0" * 64, ram_bytes=10**9, device="cpu")
+    return SimpleNamespace(
+        description=told, check=check, revision=None, sha256="0" * 64, ram_bytes=10**9, device="cpu", chat_template=True
+    )

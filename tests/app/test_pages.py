@@ -44,11 +44,24 @@ def fine(test: AppTest) -> AppTest:
     return test
 
 
-@pytest.mark.parametrize("page", ["model", "encoding", "steering", "samples", "method"])
-def test_every_page_says_what_to_do_before_a_model_is_chosen(visit: Visit, page: str) -> None:
+PAGES = ("model", "encoding", "steering", "samples", "dynamics", "method")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_asks_a_question_and_is_filled_at_the_first_visit(visit: Visit, page: str) -> None:
     test = fine(visit(page))
     assert test.title[0].value.endswith("?")
-    if page not in ("model", "method"):
+    assert "Choose a model" not in text_of(test)
+    if page != "method":
+        assert len(charts(test)) >= 1 or "hs-pair" in text_of(test)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_says_what_to_do_while_no_model_is_chosen(visit: Visit, page: str) -> None:
+    test = visit(page)
+    test.session_state["model"] = None
+    fine(test.run())
+    if page not in ("model", "dynamics", "method"):
         assert "Choose a model" in text_of(test)
 
 

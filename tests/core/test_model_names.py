@@ -204,13 +204,14 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=says):
             parse_model(str(tmp_path / name) if "/" in name else name)
     for name in ("a" * 300, "~no-such-user/x", "x/" * 3 + "é" * 200):
-        with pytest.raises(InputError, match="give smollm2"):
+        with pytest.raises(InputError, match="give demo"):
             parse_model(name)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="name the folder it is in"):
         parse_model(str(tmp_path / "notes.txt"))
 
 
-def test_the_bundled_model_is_not_there_yet(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not in this version yet"):
-        resolve("demo", cache=tmp_path)
+def test_the_bundled_model_is_there_without_a_download(tmp_path: Path) -> None:
+    files = resolve("demo", cache=tmp_path)
+    assert (files.name, files.folder.parent.name) == ("demo", "demo")
+    assert files.revision == files.sha256[:12]
