@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 
 from core.encoding import fit_line
 from core.errors import AnalysisError
+from core.show import Shown
 
 SHARE = 0.9
 """Share of the final R², or of the fall of the loss, at which something counts as reached."""
@@ -27,7 +28,7 @@ WITHIN = np.log(2)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Shown):
     """What was measured at one step.
 
     Attributes:
@@ -72,7 +73,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Dynamics:
+class Dynamics(Shown):
     """The checkpoints of one run, in the order of their steps.
 
     Attributes:
@@ -96,6 +97,8 @@ class Dynamics:
     missing: tuple[Missing, ...] = ()
     prompt: str = ""
     note: str = ""
+
+    _first = ("source", "corpus", "step_frequency_90", "step_loss_90", "unseen")
 
     @property
     def curve(self) -> tuple[Checkpoint, ...]:

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from core.errors import AnalysisError
 from core.moments import Moments, Observation
+from core.show import Shown
 
 FOLDS = 5
 BLOCK_ROWS = 4096
@@ -78,7 +79,7 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class Encoding:
+class Encoding(Shown):
     """The fit −log alpha_w + b_w = A·E_w + B and what surrounds it.
 
     Attributes:
@@ -143,6 +144,21 @@ class Encoding:
     note: str = ""
     tokens: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+
+    _first = (
+        "r2",
+        "r2_adjusted",
+        "r2_held_out_tokens",
+        "r2_held_out_text",
+        "residual_std",
+        "cosine_minus_mean_hidden",
+        "log_z_std",
+        "effective_dims",
+        "vocab_size",
+        "dim",
+        "positions",
+        "positions_held_out",
+    )
 
     @property
     def residual(self) -> Float64[np.ndarray, "n"]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt64
 
+from core.show import Shown
+
 
 @dataclass(frozen=True)
-class Reservoir:
+class Reservoir(Shown):
     """A seeded sample of positions: those with the smallest keys, so samples merge and do not depend on the order.
 
     Attributes:
@@ -57,7 +59,7 @@ class Reservoir:
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Shown):
     """Sums over the positions of one part of the corpus. Two of them merge by addition.
 
     Attributes:
@@ -80,6 +82,8 @@ class Moments:
     sum_h_log_z: Float64[np.ndarray, "d"]
     sum_loss: float
     reservoir: Reservoir
+
+    _first = ("n", "log_z_mean", "log_z_variance", "perplexity")
 
     def merge(self, other: Moments) -> Moments:
         """The sums over both; neither is changed."""
@@ -121,7 +125,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Observation:
+class Observation(Shown):
     """What a pass over a corpus leaves: the part that fits and the part that only judges."""
 
     fit: Moments

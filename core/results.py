@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from core.errors import InputError
+from core.show import Shown
 
 MOST_SAMPLES = 64
 MOST_NEW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
-class TokenChoice:
+class TokenChoice(Shown):
     """A token that a user named. `note` explains a word of several tokens (its first is steered), else ""."""
 
     id: int
@@ -23,7 +26,7 @@ class TokenChoice:
 
 
 @dataclass(frozen=True)
-class NextToken:
+class NextToken(Shown):
     """The next-token distribution at a prompt, for the likeliest tokens and the steered ones, likeliest first.
 
     Attributes:
@@ -82,7 +85,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class TokenCount:
+class TokenCount(Shown):
     """How often a steered token was drawn, and how often it should have been.
 
     Attributes:
@@ -102,7 +105,7 @@ class TokenCount:
 
 
 @dataclass(frozen=True)
-class Generated:
+class Generated(Shown):
     """Texts sampled before and after an edit with the same noise.
 
     Attributes:
@@ -124,7 +127,7 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class FewShotPoint:
+class FewShotPoint(Shown):
     """Steering whose direction was estimated from `positions` positions only, judged on held-out text.
 
     Attributes:
@@ -137,7 +140,7 @@ class FewShotPoint:
 
 
 @dataclass(frozen=True)
-class DirectionRow:
+class DirectionRow(Shown):
     """One line of the comparison of directions: median |log(realised / target)| over tokens for each ratio.
 
     Attributes:
@@ -151,3 +154,14 @@ class DirectionRow:
     held_out: tuple[float, ...]
     fit: tuple[float, ...]
     reached: tuple[float, ...]
+
+
+def plain(value: Any) -> Any:
+    """A result as JSON can hold it: lists and objects of plain values, null where a number is not finite."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value.item() if hasattr(value, "item") else value

@@ -26,6 +26,7 @@ from core.encoding import Encoding
 from core.errors import AnalysisError, InputError
 from core.moments import Moments, Reservoir
 from core.results import NextToken
+from core.show import Shown
 
 DIRECTIONS = ("minimum-variance", "saliency", "least-norm", "uniform", "top-k:K", "random")
 LOGIT_BIAS = "logit-bias"
@@ -97,7 +98,7 @@ class SteeredToken:
 
 
 @dataclass(frozen=True)
-class Steering:
+class Steering(Shown):
     """A list of edits along one direction, solved and judged. `kl` … `others_drift` are on held-out text.
 
     Attributes:

@@ -1,6 +1,6 @@
 """The arrows of the house go one way only, and torch is loaded only where it is needed.
 
-    errors, settings -> store, tokens, moments, results -> model, corpus -> observe, train -> encoding
+    errors, settings, tokens, words -> show -> store, moments, results -> model, corpus -> observe, train -> encoding
     -> steering | pruning | dynamics -> generate, export -> analysis -> series -> figures, cli -> app
 
 A room imports only from layers before its own. What is imported for type checking alone counts for the arrows but
@@ -22,8 +22,9 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = (
     {"errors"},
-    {"settings"},
-    {"store", "tokens", "moments", "results", "sources"},
+    {"settings", "tokens", "words"},
+    {"show"},
+    {"store", "moments", "results", "sources"},
     {"model", "corpus"},
     {"observe", "train"},
     {"encoding"},
@@ -37,7 +38,7 @@ LAYER_OF = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}
 
 HEAVY = {"torch", "transformers"}
 FREE_OF_TORCH = {"store", "tokens", "moments", "results", "corpus", "encoding", "steering", "figures"}
-TORCH_AT_THE_TOP = {"model", "observe", "generate"}
+TORCH_AT_THE_TOP = {"model", "observe", "generate", "export"}
 """Rooms that may import torch when they are imported; all others do it inside the function that needs it."""
 
 ONLY_IN = {

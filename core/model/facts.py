@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from core.show import Shown
+
 
 @dataclass(frozen=True)
 class HeadDescription:
@@ -63,7 +65,7 @@ class StoredHead:
 
 
 @dataclass(frozen=True)
-class HeadFacts:
+class HeadFacts(Shown):
     """A model that was loaded once, without its weights.
 
     Attributes:
