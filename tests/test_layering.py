@@ -29,7 +29,7 @@ LAYERS = (
     {"observe", "train"},
     {"encoding"},
     {"steering", "pruning", "dynamics"},
-    {"generate", "export", "tables", "kept"},
+    {"generate", "export", "tables", "kept", "summary"},
     {"analysis"},
     {"series"},
     {"figures", "cli"},

@@ -19,6 +19,7 @@ from core.cli.shared import Telling, deliver, open_analysis, shared, short
 @shared
 def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str | None, **options: Any) -> None:
     """Observe MODEL on a corpus and fit its token probability encoding."""
+    from core import summary
     from core.tables import token_table, weight_table, write_csv
 
     analysis, tell = open_analysis(model, options), Telling()
@@ -28,40 +29,14 @@ def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str
         write_csv(weight_table(found), weights)
     if tokens_path:
         write_csv(token_table(found), tokens_path)
-    result = {
-        "model": model,
-        "revision": analysis.files().revision,
-        "corpus": analysis.corpus_name,
-        "positions": found.positions,
-        "positions_held_out": found.positions_held_out,
-        "documents": found.documents,
-        "documents_held_out": found.documents_held_out,
-        "vocab_size": found.vocab_size,
-        "dim": found.dim,
-        "rows_fitted": len(found.token_ids),
-        "padded_rows": found.padded_rows,
-        "excluded_rows": found.excluded_rows,
-        "r2": found.r2,
-        "r2_adjusted": found.r2_adjusted,
-        "r2_held_out_tokens": found.r2_held_out_tokens,
-        "r2_held_out_text": found.r2_held_out_text,
-        "residual_std": found.residual_std,
-        "intercept": found.intercept,
-        "condition_number": found.condition_number,
-        "rank": found.rank,
-        "cosine_minus_mean_hidden": found.cosine_minus_mean_hidden,
-        "log_z_mean": found.log_z_mean,
-        "log_z_std": found.log_z_std,
-        "effective_dims": found.effective_dims,
-        "perplexity": found.perplexity,
-        "perplexity_held_out": found.perplexity_held_out,
-        "predictors": [vars(predictor) for predictor in found.predictors],
-        "sparsity": [{"dims": p.dims, "r2": p.r2_refitted, "r2_kept": p.r2_kept} for p in found.sparsity],
-        "warnings": list(found.warnings),
-        "note": found.note,
-        "seconds": analysis.seconds,
-        "cached": analysis.cached,
-    }
+    result = summary.fit(
+        found,
+        model=model,
+        corpus=analysis.corpus_name,
+        revision=analysis.files().revision,
+        seconds=analysis.seconds,
+        cached=analysis.cached,
+    )
     sparsity = ", ".join(
         f"{p.dims}: {p.r2_refitted:.2f}" for p in found.sparsity if p.dims in (5, 20, 50, 200, found.dim)
     )

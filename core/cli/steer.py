@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,28 +11,14 @@ from core.cli.group import cli
 from core.cli.shared import Telling, deliver, edits_of, numbers, open_analysis, shared, short, table, with_edits
 from core.errors import InputError
 
-if TYPE_CHECKING:
-    from core.steering import Steering
-
-
-def _steering_result(found: Steering) -> dict[str, Any]:
-    return {
-        "direction": found.direction,
-        "calibrated": found.calibrated,
-        "tokens": [vars(token) for token in found.tokens],
-        "kl": found.kl,
-        "js": found.js,
-        "top1_agreement": found.top1_agreement,
-        "others_drift": found.others_drift,
-        "delta_norm": found.delta_norm,
-    }
-
 
 @cli.command()
 @click.argument("model")
 @with_edits
 @click.option("--sweep", help="Ratios with commas: the first token at each of them.")
 @click.option("--few-shot", help="Numbers of positions with commas: the direction from so few.")
+@click.option("--prompt", help="Also the next token after this text, before and after the edit.")
+@click.option("--chat", is_flag=True, help="Wrap the prompt in the model's chat template.")
 @shared
 def steer(
     model: str,
@@ -42,11 +28,15 @@ def steer(
     calibrate: bool,
     sweep: str | None,
     few_shot: str | None,
+    prompt: str | None,
+    chat: bool,
     json_path: str | None,
     **options: Any,
 ) -> None:
     """Multiply the mean probability of tokens and measure what happens on held-out text."""
-    from core.steering import check_direction
+    from core import summary
+    from core.results import FewShotPoint, NextToken
+    from core.steering import SweepPoint, check_direction
 
     check_direction(direction)
     sweep_ratios = numbers(sweep, "--sweep", float) if sweep else []
@@ -55,8 +45,6 @@ def steer(
     edits = edits_of(analysis, tokens, ratios, tell)
     found = analysis.steer(edits, direction, calibrate, tell)
     baselines = analysis.baselines(edits, tell)
-    result = {"model": model, "corpus": analysis.corpus_name, **_steering_result(found)}
-    result["baselines"] = [_steering_result(baseline) for baseline in baselines]
     rows = [
         [repr(t.token), short(t.target), short(t.realised), short(t.realised_held_out), f"1 in {short(1 / t.alpha)}",
          short(t.max_ratio), short(t.delta_norm)] for t in found.tokens
@@ -67,19 +55,36 @@ def steer(
          short(s.others_drift)] for s in (found, *baselines)
     ]  # fmt: skip
     text.append(table(["held-out", "first token ×", "KL nats", "JS nats", "top-1 stays", "others drift"], rows))
+    points: tuple[SweepPoint, ...] | None = None
+    shots: tuple[FewShotPoint, ...] | None = None
+    at_prompt: NextToken | None = None
     if sweep_ratios:
         points = analysis.sweep(edits, sweep_ratios, direction, calibrate, tell)
-        result["sweep"] = [vars(point) for point in points]
         rows = [[short(p.ratio), short(p.realised), short(p.realised_held_out), short(p.kl)] for p in points]
         text += ["", table(["asked ×", "fitting ×", "held-out ×", "KL nats"], rows)]
         if len(points) < len(sweep_ratios):
             text.append(f"{len(sweep_ratios) - len(points)} ratios are left out: they cannot be reached.")
     if sizes:
         shots = analysis.few_shot(edits, sizes, direction, tell)
-        result["few_shot"] = [vars(point) for point in shots]
         rows = [[f"{p.positions:,}", short(p.realised_held_out[0]), short(p.log_error)] for p in shots]
         text += ["", table(["positions", "held-out ×", "|log error|"], rows)]
+    if prompt is not None:
+        at_prompt = analysis.next_token(prompt, found, chat=chat)
+        rows = [
+            [repr(token), short(before), short(after)]
+            for token, before, after in zip(at_prompt.tokens, at_prompt.before, at_prompt.after, strict=True)
+        ]
+        text += ["", table(["next token", "before", "after"], rows)]
     tell.end()
+    result = summary.steer(
+        found,
+        model=model,
+        corpus=analysis.corpus_name,
+        baselines=baselines,
+        sweep=points,
+        few_shot=shots,
+        at_prompt=at_prompt,
+    )
     deliver(result, json_path, "\n".join(text))
 
 
