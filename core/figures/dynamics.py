@@ -10,13 +10,13 @@ from plotly.subplots import make_subplots
 
 from core.dynamics import early_and_late, finding
 from core.figures import words
-from core.figures.look import Chart, Look, blank, labels, one_in_axis, template
+from core.figures.look import LIGHT, Chart, Look, blank, labels, one_in_axis, template
 
 if TYPE_CHECKING:
     from core.dynamics import Checkpoint, Dynamics
 
 
-def curves(found: Dynamics, look: Look, current: int | None = None) -> Chart:
+def curves(found: Dynamics, look: Look = LIGHT, current: int | None = None) -> Chart:
     """R² of corpus frequency and of −log alpha above, the loss below, over steps; `current` is marked."""
     curve = found.curve
     steps = [c.step for c in curve]
@@ -110,7 +110,7 @@ def _step_axis(steps: list[int]) -> dict[str, object]:
     }
 
 
-def frequency_scatter(found: Dynamics, checkpoint: Checkpoint, look: Look) -> Chart:
+def frequency_scatter(found: Dynamics, checkpoint: Checkpoint, look: Look = LIGHT) -> Chart:
     """At one step: −log corpus frequency of every token against what the line through the embedding predicts."""
     target = found.neg_log_frequency
     low, high = float(target.min()) - 0.3, float(target.max()) + 0.3
@@ -158,7 +158,7 @@ def frequency_scatter(found: Dynamics, checkpoint: Checkpoint, look: Look) -> Ch
     )
 
 
-def weight_scatter(found: Dynamics, checkpoint: Checkpoint, look: Look) -> Chart:
+def weight_scatter(found: Dynamics, checkpoint: Checkpoint, look: Look = LIGHT) -> Chart:
     """At one step: the weight of every dimension against its weight at the last step."""
     last, now = found.curve[-1].direction, checkpoint.direction
     cosine = float(found.cosines[[c.step for c in found.curve].index(checkpoint.step)])
@@ -191,7 +191,7 @@ def weight_scatter(found: Dynamics, checkpoint: Checkpoint, look: Look) -> Chart
     )
 
 
-def rotation(found: Dynamics, look: Look, current: int | None = None) -> Chart:
+def rotation(found: Dynamics, look: Look = LIGHT, current: int | None = None) -> Chart:
     """Cosine of the weights to the last ones, and how far rows of the embedding moved since the checkpoint before."""
     steps = [c.step for c in found.curve]
     moved = [float(np.median(c.moved)) if len(c.moved) else float("nan") for c in found.curve]

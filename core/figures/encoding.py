@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float32
 
 from core.figures import words
-from core.figures.look import MONO, Chart, Look, blank, count_axis, label, labels, one_in_axis
+from core.figures.look import LIGHT, MONO, Chart, Look, blank, count_axis, label, labels, one_in_axis
 from core.tables import token_table, weight_table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ CONFIDENCE = 1.96
 """Half width of a 95 % interval in standard errors."""
 
 
-def fit_scatter(encoding: Encoding, look: Look, chosen: Sequence[int] = (), found: Sequence[int] = ()) -> Chart:
+def fit_scatter(encoding: Encoding, look: Look = LIGHT, chosen: Sequence[int] = (), found: Sequence[int] = ()) -> Chart:
     """Measured against predicted −log probability of every token; on top the `chosen` ids, steered, and those `found`."""
     predicted, measured = encoding.predicted, encoding.neg_log_alpha
     low, high = (float(v) for v in np.quantile(np.r_[predicted, measured], [0.0002, 0.9998]))
@@ -126,7 +126,7 @@ def _column(encoding: Encoding, at: list[int], low: float, high: float) -> list[
 
 
 def weights(
-    encoding: Encoding, look: Look, what: Literal["weight", "saliency"] = "weight", ordered: bool = True
+    encoding: Encoding, look: Look = LIGHT, what: Literal["weight", "saliency"] = "weight", ordered: bool = True
 ) -> Chart:
     """The fitted direction, one mark per dimension with its 95 % interval."""
     table = weight_table(encoding)
@@ -162,7 +162,7 @@ def weights(
     return Chart(figure, summary, table.iloc[order] if ordered else table)
 
 
-def sparsity(encoding: Encoding, look: Look) -> Chart:
+def sparsity(encoding: Encoding, look: Look = LIGHT) -> Chart:
     """R² when only the k most salient dimensions are used, refitted and as fitted once."""
     points = encoding.sparsity
     table = pd.DataFrame(
@@ -206,7 +206,7 @@ def sparsity(encoding: Encoding, look: Look) -> Chart:
     return Chart(figure, summary, table)
 
 
-def predictors(encoding: Encoding, look: Look) -> Chart:
+def predictors(encoding: Encoding, look: Look = LIGHT) -> Chart:
     """How well each formula predicts −log alpha, from no fitted number at all to the fitted line and beyond."""
     items = encoding.predictors
     table = pd.DataFrame(
@@ -253,7 +253,7 @@ def predictors(encoding: Encoding, look: Look) -> Chart:
     return Chart(figure, f"Share of the variance explained: {told}.", table)
 
 
-def output_space(encoding: Encoding, look: Look) -> Chart:
+def output_space(encoding: Encoding, look: Look = LIGHT) -> Chart:
     """The output embedding on its two main axes, coloured by how probable each token is."""
     rank = np.argsort(np.argsort(encoding.alpha))
     percentile = 100 * rank / max(1, len(rank) - 1)

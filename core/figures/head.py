@@ -5,10 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from core.figures import words
-from core.figures.look import Chart, Look, blank
+from core.figures.look import LIGHT, Chart, Look, blank
 
 
-def agreement(max_logit_error: float, tolerance: float, half_precision_deviation: float | None, look: Look) -> Chart:
+def agreement(
+    max_logit_error: float, tolerance: float, half_precision_deviation: float | None, look: Look = LIGHT
+) -> Chart:
     """Largest difference between our logits and the model's, next to what is tolerated."""
     rows = [("Headscope's logits", max_logit_error, look.ours, "circle"), ("allowed", tolerance, look.quiet, "line-ns")]
     if half_precision_deviation:
@@ -45,7 +47,7 @@ def _tick(exponent: int) -> str:
     return {0: "1", 2: "100"}.get(exponent, "")
 
 
-def parameter_share(head: int, total: int, tied: bool, look: Look) -> Chart:
+def parameter_share(head: int, total: int, tied: bool, look: Look = LIGHT) -> Chart:
     """The head's part of all parameters, as one bar."""
     parts = [("output head" + (" (also the input embedding)" if tied else ""), head, look.ours)]
     parts.append(("everything else", total - head, look.baseline))

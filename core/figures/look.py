@@ -28,7 +28,7 @@ MONO = '"Source Code Pro", ui-monospace, Menlo, Consolas, monospace'
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure ready to be shown.
+    """A figure ready to be shown; in a notebook it shows itself.
 
     Attributes:
         figure: the Plotly figure, with its own template.
@@ -39,6 +39,13 @@ class Chart:
     figure: go.Figure
     summary: str
     table: pd.DataFrame
+
+    def show(self) -> None:
+        """Open the figure: in the notebook, or from a script in the browser."""
+        self.figure.show()
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
+        return self.figure._repr_mimebundle_(include, exclude)
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,10 @@ class Look:
     @property
     def height(self) -> int:
         return round(HEIGHT * max(1.0, self.type_size / 16))
+
+
+LIGHT = Look()
+"""What a figure looks like where nothing else is said."""
 
 
 @lru_cache(maxsize=8)

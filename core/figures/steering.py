@@ -10,14 +10,14 @@ import pandas as pd
 from plotly.subplots import make_subplots
 
 from core.figures import words
-from core.figures.look import Chart, Look, blank, count_axis, ratio_axis, template, token_axis
+from core.figures.look import LIGHT, Chart, Look, blank, count_axis, ratio_axis, template, token_axis
 
 if TYPE_CHECKING:
     from core.results import FewShotPoint
     from core.steering import Steering, SweepPoint
 
 
-def asked_and_realised(steering: Steering, look: Look) -> Chart:
+def asked_and_realised(steering: Steering, look: Look = LIGHT) -> Chart:
     """For every steered token: the ratio asked for, and the one realised on fitting text and on held-out text."""
     tokens = steering.tokens
     table = pd.DataFrame(
@@ -71,7 +71,7 @@ def asked_and_realised(steering: Steering, look: Look) -> Chart:
     return Chart(figure, told + ".", table)
 
 
-def sweep(points: Sequence[SweepPoint], steering: Steering, look: Look) -> Chart:
+def sweep(points: Sequence[SweepPoint], steering: Steering, look: Look = LIGHT) -> Chart:
     """Realised against asked over the whole range, for the first token of the list; the current setting marked."""
     table = pd.DataFrame([vars(p) for p in points])
     token = steering.tokens[0]
@@ -129,7 +129,7 @@ COSTS = (
 )
 
 
-def side_effects(edits: Sequence[Steering], look: Look) -> Chart:
+def side_effects(edits: Sequence[Steering], look: Look = LIGHT) -> Chart:
     """What the edit costs on held-out text (first of `edits`), next to the baselines (the others)."""
     table = pd.DataFrame(
         {
@@ -178,7 +178,7 @@ def side_effects(edits: Sequence[Steering], look: Look) -> Chart:
     return Chart(figure, summary, table)
 
 
-def few_shot(points: Sequence[FewShotPoint], target: float, look: Look) -> Chart:
+def few_shot(points: Sequence[FewShotPoint], target: float, look: Look = LIGHT) -> Chart:
     """What the direction reaches when it is estimated from few positions only."""
     rows = [(p.positions, p.realised_held_out[0], p.log_error) for p in points]
     table = pd.DataFrame(rows, columns=["positions", "realised_held_out", "log_error"])

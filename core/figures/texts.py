@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from core.figures import words
-from core.figures.look import Chart, Look, blank, labels, token_axis
+from core.figures.look import LIGHT, Chart, Look, blank, labels, token_axis
 
 if TYPE_CHECKING:
     from core.results import NextToken, TokenCount
 
 
-def next_token(choice: NextToken, look: Look) -> Chart:
+def next_token(choice: NextToken, look: Look = LIGHT) -> Chart:
     """The next-token distribution at a prompt, before and after, in pairs of bars."""
     before, after = choice.before, choice.after
     table = pd.DataFrame(
@@ -76,7 +76,7 @@ def next_token(choice: NextToken, look: Look) -> Chart:
     return Chart(figure, summary, table)
 
 
-def sampled_counts(counts: Sequence[TokenCount], steps: int, look: Look) -> Chart:
+def sampled_counts(counts: Sequence[TokenCount], steps: int, look: Look = LIGHT) -> Chart:
     """How often each steered token was sampled, before and after (95 % interval), and what its probability predicts."""
     table = pd.DataFrame([vars(c) for c in counts])
     at = list(range(len(table)))

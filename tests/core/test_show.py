@@ -7,8 +7,10 @@ from dataclasses import fields
 from html.parser import HTMLParser
 
 import numpy as np
+import plotly.io
 import pytest
 
+from core import figures
 from core.results import Generated, NextToken, TokenCount
 from core.show import chip
 from core.steering import Steerer
@@ -101,3 +103,12 @@ def test_hostile_tokens_stay_text() -> None:
 
 def test_a_chip_says_its_id() -> None:
     assert chip(" <i>", 7, steered=True) == '<span class="hs-chip hs-steered" title="id 7">␣&lt;i&gt;</span>'
+
+
+def test_a_figure_needs_no_look_and_shows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plotly.io.renderers, "default", "plotly_mimetype")  # as in a notebook
+    encoding = planted()[2]
+    for make in (figures.encoding.fit_scatter, figures.encoding.weights, figures.encoding.sparsity):
+        chart = make(encoding)
+        bundle = chart._repr_mimebundle_()["application/vnd.plotly.v1+json"]
+        assert len(bundle["data"]) == len(chart.figure.data) > 0
