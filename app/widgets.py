@@ -19,6 +19,7 @@ from app.jobs import Job, Lane
 from app.state import Choice
 from core.errors import HeadscopeError
 from core.figures import Chart, words
+from core.show import chip as chip
 from core.tables import csv_text
 from core.tokens import visible
 
@@ -67,13 +68,6 @@ def style() -> None:
     if look.type_size >= 20:
         sheet += "html {font-size: 23px;}"  # the smallest text is 0.875 of it
     st.html(f"<style>{sheet}</style>")
-
-
-def chip(text: str, token_id: int | None = None, *, steered: bool = False) -> str:
-    """A token as HTML: monospaced, blanks visible, its id on hover."""
-    title = "" if token_id is None else f' title="id {token_id}"'
-    kind = "hs-chip hs-steered" if steered else "hs-chip"
-    return f'<span class="{kind}"{title}>{html.escape(visible(text))}</span>'
 
 
 def code_span(text: str) -> str:

@@ -12,7 +12,7 @@ import streamlit as st
 from app import cache, state, widgets
 from app.state import Choice
 from core.encoding import Encoding
-from core.figures import Look, words
+from core.figures import Look, sentences, words
 from core.figures import encoding as figures
 from core.tables import residual_groups
 
@@ -30,7 +30,7 @@ def page() -> None:
         widgets.note("Choose a model on the left first.")
         return
     encoding, look = widgets.need_encoding(choice), state.look()
-    widgets.say(_sentence(encoding))
+    widgets.say(sentences.encoding(encoding))
     widgets.precomputed(choice)
     for told in (encoding.note, *encoding.warnings):
         if told:
@@ -40,13 +40,6 @@ def page() -> None:
     )
     draw = {"Fit": _fit, "Weights": _weights, "Sparsity": _sparsity, "Why": _why, "Map": _map, "Tokens": _tokens}
     draw[view or VIEWS[0]](choice, encoding, look)
-
-
-def _sentence(encoding: Encoding) -> str:
-    low, high = sorted((encoding.r2_held_out_tokens, encoding.r2_held_out_text))
-    share = f"A straight line through its {encoding.dim:,} numbers explains <b>{100 * encoding.r2:.0f} %</b> of it"
-    spread = f"{100 * low:.0f} %" if f"{low:.2f}" == f"{high:.2f}" else f"{100 * low:.0f}–{100 * high:.0f} %"
-    return f"{share} ({spread} on tokens and text it has not seen)."
 
 
 def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:

@@ -11,7 +11,7 @@ from app.cache import HeadFacts
 from app.jobs import Job
 from app.state import Choice
 from core.encoding import Encoding
-from core.figures import head, words
+from core.figures import head, sentences, words
 
 QUESTION = "What am I looking at?"
 
@@ -25,7 +25,7 @@ def page() -> None:
     encoding = widgets.need_encoding(choice)
     ready = cache.head_facts(choice)
     found = None if isinstance(ready, Job) else ready
-    widgets.say(_sentence(choice, encoding, found))
+    widgets.say(sentences.model(choice.model, encoding, found))
     widgets.precomputed(choice)
     if choice.model == "demo":
         _real_one()
@@ -58,16 +58,6 @@ def _real_one() -> None:
             "then it is observed on a bundled text, a few minutes on two cores. For another model, type its name, folder "
             "or file into the field on the left."
         )
-
-
-def _sentence(choice: Choice, encoding: Encoding, found: HeadFacts | None) -> str:
-    size = f"<b>{encoding.vocab_size:,} tokens × {encoding.dim:,} dimensions</b>"
-    if found is None:
-        return f"{html.escape(choice.model)}: {size}."
-    kind = "tied head" if found.description.tied else "a head of its own"
-    error = found.check.max_logit_error
-    exact = "exactly" if error == 0 else f"to <b>{words.number(error, 2)}</b>"
-    return f"{html.escape(choice.model)}: {size}, {kind}; our logits equal the model's {exact}."
 
 
 def _facts(choice: Choice, encoding: Encoding, found: HeadFacts | None) -> list[tuple[str, str]]:

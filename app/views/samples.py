@@ -52,7 +52,7 @@ def page() -> None:
         widgets.progress(job, jobs.generation(), lambda partial: _show_partial(encoding, asked, *partial))
         return
     with place:
-        widgets.say(_sentence(job.result))
+        widgets.say(sentences.texts(job.result))
         widgets.precomputed(choice)
         if asked.edits != state.edits():
             widgets.note("These texts were written with an earlier edit: press Write for new ones.")
@@ -97,17 +97,6 @@ def _form(choice: Choice) -> tuple[Writing, bool]:
         Sampling(int(samples), int(length), float(heat), int(top_k), float(top_p), int(seed)),
     )
     return wanted, pressed
-
-
-def _sentence(result: Generated) -> str:
-    if not result.counts:
-        return "Nothing is steered: both sides are the same, token for token."
-    told = [
-        f"{widgets.chip(c.token, c.id, steered=True)} <b>{c.after}</b> of {result.steps_after:,} tokens, "
-        f"{c.before} before; expected {words.number(c.expected_after)}"
-        for c in result.counts
-    ]
-    return "; ".join(told) + "."
 
 
 def _show_partial(encoding: Encoding, asked: Writing, before: Texts, after: Texts) -> None:

@@ -13,8 +13,8 @@ from app.live.knobs import knob_data, knobs, sweep_points
 from app.state import Choice
 from core.encoding import Encoding
 from core.errors import HeadscopeError
+from core.figures import sentences, texts, words
 from core.figures import steering as figures
-from core.figures import texts, words
 from core.results import NextToken
 from core.steering import Steering, SweepPoint
 
@@ -57,7 +57,7 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
         edits.rows(encoding)
         return
     with place:
-        widgets.say(_sentence(steering))
+        widgets.say(sentences.steering(steering))
         widgets.precomputed(choice)
     prompt = _prompt(choice, direction, calibrate)
     known = edits.alphas(encoding, state.edits())
@@ -78,18 +78,6 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
     )  # fmt: skip
     draw = {"Result": _result, "Side effects": _costs, "Few positions": _few}
     draw[view or VIEWS[0]](choice, steering, encoding)
-
-
-def _sentence(steering: Steering) -> str:
-    told = [
-        f"{widgets.chip(t.token, t.id, steered=True)} asked {words.ratio(t.target)}, got "
-        f"<b>{words.ratio(t.realised_held_out)}</b>"
-        for t in steering.tokens
-    ]
-    return (
-        f"{'; '.join(told)} on new text. The rest of the distribution moved by "
-        f"<b>{words.nats(steering.others_drift)}</b>."
-    )
 
 
 def _prompt(choice: Choice, direction: str, calibrate: bool) -> NextToken | None:
