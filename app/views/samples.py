@@ -11,7 +11,8 @@ from app import cache, edits, jobs, state, widgets
 from app.cache import Writing
 from app.state import Choice
 from core.encoding import Encoding
-from core.figures import texts, words
+from core.errors import HeadscopeError
+from core.figures import sentences, texts, words
 from core.results import Generated, Sampling
 from core.settings import Texts
 from core.tokens import visible
