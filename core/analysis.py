@@ -206,6 +206,17 @@ class Analysis:
                 self.store.put("observation", key, self._observation)
             return self._observation
 
+    def adopt(self, observation: Observation) -> None:
+        """Take an observation that was made elsewhere, as of merged shards, in place of a pass."""
+        self._observation = observation
+
+    def keep(self, files: ModelFiles, observation: Observation | None, encoding: Encoding, facts: HeadFacts) -> None:
+        """Store what was worked out elsewhere for this model, corpus and settings."""
+        if observation is not None:
+            self.store.put("observation", self.key(files), observation)
+        self.store.put("encoding", self.key(files), encoding)
+        self.store.put("head", self._head_key(files), facts)
+
     def plan(self, model: LoadedModel, corpus: Corpus, progress: Progress = no_progress) -> Plan:
         """The corpus as chunks of windows for this model's tokenizer."""
         progress("Reading the corpus", None)

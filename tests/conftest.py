@@ -26,7 +26,7 @@ jaxtyping.install_import_hook("core", f"{tests.typecheck.__name__}.checked")  # 
 
 pytest.register_assert_rewrite("tests.browser.pages")
 
-SLOW_FIXTURES = {"smollm2_files", "smollm2", "chromium_path"}
+SLOW_FIXTURES = {"smollm2_files", "smollm2", "chromium_path", "two_nodes"}
 
 _scratch = tempfile.TemporaryDirectory(prefix="headscope-tests-", ignore_cleanup_errors=True)
 
@@ -48,7 +48,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """`-m "not slow"` leaves out whatever needs the real model or a browser."""
+    """`-m "not slow"` leaves out whatever needs the real model, a browser or a cluster."""
     for item in items:
         if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

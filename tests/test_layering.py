@@ -31,7 +31,7 @@ LAYERS = (
     {"steering", "pruning", "dynamics"},
     {"generate", "export", "tables", "kept", "summary"},
     {"analysis"},
-    {"series"},
+    {"series", "sweep"},
     {"figures", "cli"},
 )
 LAYER_OF = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}

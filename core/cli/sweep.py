@@ -1,0 +1,99 @@
+"""`headscope sweep`: many models, revisions and corpora, on Ray."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from core.cli.group import cli
+from core.cli.shared import deliver, output, short, table
+
+if TYPE_CHECKING:
+    from core.sweep import Event
+
+STEP = 0.25
+"""Share of a step after which a task's progress is told again."""
+
+
+@cli.command()
+@click.argument("plan_path", metavar="PLAN.toml")
+@click.option(
+    "--address", help="Of a running Ray cluster: auto, HOST:6379 or ray://HOST:10001. Started here if not given."
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder of the Parquet data set; PLAN-results if not given."
+)
+@output
+def sweep(
+    plan_path: str,
+    address: str | None,
+    out: str | None,
+    json_path: str | None,
+    cache: str | None,
+    no_cache: bool,
+    **_: Any,
+) -> None:
+    """Fit many models, revisions and corpora, as PLAN.toml says, on this machine or on a Ray cluster."""
+    from core.store import Store
+    from core.sweep import read_plan, run_sweep
+
+    plan = read_plan(plan_path)
+    place = Path(plan_path).expanduser()
+    folder = Path(out) if out else place.with_name(f"{place.stem}-results")
+    store = Store(cache, enabled=not no_cache)
+    done = run_sweep(plan, folder, store, address=address, tell=_Telling())
+    lines = [
+        [
+            row["model"],
+            row["corpus"],
+            *(short(row[k]) for k in ("r2", "r2_held_out_text", "perplexity")),
+            row["error"] or "",
+        ]
+        if row["status"] == "done"
+        else [row["model"], row["corpus"], "–", "–", "–", row["error"]]
+        for row in done.rows
+    ]
+    text = [
+        table(["model", "corpus", "R²", "R² unseen text", "perplexity", ""], lines),
+        "",
+        f"{len(done.rows) - done.failed} of {len(done.rows)} runs are done ({done.kept} were before); rows in {done.out}.",
+    ]
+    result = {
+        "plan": plan.name,
+        "out": str(done.out),
+        "kept": done.kept,
+        "failed": done.failed,
+        "runs": list(done.rows),
+    }
+    deliver(result, json_path, "\n".join(text))
+    if done.failed:
+        sys.exit(1)
+
+
+WORDS = {"started": "started", "again": "started again: its worker was lost, or it failed", "kept": "was done before"}
+
+
+class _Telling:
+    """What happens to every task, one line each on stderr."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, tuple[str, float]] = {}
+
+    def __call__(self, event: Event) -> None:
+        from core.settings import step_of
+
+        if event.state == "working":
+            step, share = step_of(event.text), event.share or 0.0
+            before, at = self.told.get(event.task, ("", 0.0))
+            if step == before and share < at + STEP:
+                return
+            self.told[event.task] = step, share
+            said = step if event.share is None or not share else f"{step}, {100 * share:.0f} %"
+        elif event.state == "failed":
+            said = f"failed: {event.text}"
+        else:
+            said = WORDS.get(event.state, event.state) + (f" ({event.text})" if event.text else "")
+        click.echo(f"{event.task}: {said}", err=True)

@@ -1,0 +1,257 @@
+"""Sweeps: plans are checked, parts merge to one pass, and a machine that dies during the run changes no number."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from core import summary
+from core.analysis import Analysis
+from core.errors import InputError
+from core.observe import observe
+from core.settings import Settings
+from core.store import Store
+from core.sweep import Event, read_plan, read_rows, run_sweep
+from core.sweep.plan import Run, parse_plan
+from core.sweep.results import failed_row, read_row, row_of, write_row
+from core.sweep.tasks import shard_of
+from tests.core.test_observe import assert_same
+from tests.tiny import tiny_model
+
+PLAN = """
+models = ["demo", "org/name", "org/other@v1"]
+revisions = ["step1", "step2"]
+corpora = ["sampler", "python-docs"]
+
+[settings]
+positions = 512
+held_out = 1
+
+[tasks]
+shards = 3
+gpus = 0.5
+"""
+
+
+def test_models_revisions_and_corpora_are_multiplied() -> None:
+    plan = parse_plan(PLAN, "plan.toml")
+    names = ["demo", "org/name@step1", "org/name@step2", "org/other@v1"]
+    assert [(run.model, run.corpus) for run in plan.runs] == [
+        (model, corpus) for corpus in ("sampler", "python-docs") for model in names
+    ]
+    assert plan.runs[0].settings == Settings(positions=512, held_out=1.0)
+    assert (plan.tasks.shards, plan.tasks.gpus, plan.tasks.retries) == (3, 0.5, 3)
+    assert len({run.key for run in plan.runs}) == 8
+    assert parse_plan('models = ["demo"]', "plan.toml").runs[0].corpus == "sampler"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("models = [", "is not TOML"),
+        ("", 'models is missing, but it must be a list of names, as models = ."smollm2"'),
+        ("models = []", "models is \\[\\]"),
+        ("models = ['']", "must be a list of names"),
+        ("models = 'demo'", 'models is "demo", but it must be a list'),
+        ("models = ['demo', 3]", "must be a list of names"),
+        ("models = ['demo', 'demo']", "'demo' twice"),
+        ("models = ['no such model']", "In the plan 'plan.toml'.*'no such model'"),
+        ("models = ['demo']\nmodel = 1", "has 'model', but what may stand there is corpora, models"),
+        ("models = ['demo']\nrevisions = ['main']", "has revisions, but none of its models is on the Hub"),
+        ("models = ['o/n', 'o/n@main']\nrevisions = ['main']", "comes to 'o/n@main' twice"),
+        ("models = ['o/n']\nrevisions = ['..']", "In the plan 'plan.toml': There is no folder 'o/n@..'"),
+        ("models = ['demo']\ncorpora = []", "corpora is \\[\\]"),
+        ("models = ['demo']\ncorpora = ['nowhere.txt']", "There is no corpus 'nowhere.txt'"),
+        ("models = ['demo']\ncorpora = ['self:9']", "write self:N"),
+        ("models = ['demo']\ncorpora = ['self:900']\ntasks.shards = 2", "cannot be observed in 2 shards"),
+        ("models = ['demo']\nsettings = 3", "settings is 3, but it must be a table"),
+        ("models = ['demo']\n[settings]\nposition = 3", "has 'position' in \\[settings\\].*context, device"),
+        ("models = ['demo']\n[settings]\npositions = '3'", 'positions in \\[settings\\] is "3".*a whole number'),
+        ("models = ['demo']\n[settings]\npositions = true", "must be a whole number"),
+        ("models = ['demo']\n[settings]\npositions = 3.5", "must be a whole number"),
+        ("models = ['demo']\n[settings]\nheld_out = 'a'", "must be a number"),
+        ("models = ['demo']\n[settings]\ndtype = 16", "must be a text"),
+        ("models = ['demo']\n[settings]\npositions = 3", "\\[settings\\]: positions is 3, but it must be at least 64"),
+        ("models = ['demo']\n[tasks]\nshards = 0", "\\[tasks\\]: shards is 0, but it must be from 1 to"),
+        ("models = ['demo']\n[tasks]\nmemory_gb = -1", "memory_gb is -1"),
+        ("models = ['demo']\n[tasks]\ngpus = nan", "gpus is nan"),
+    ],
+)
+def test_every_mistake_is_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        parse_plan(text, "plan.toml")
+    said = str(caught.value)
+    assert said.endswith(".") and "\n" not in said and "--" not in said
+
+
+def test_a_plan_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_plan(tmp_path / "plan.toml")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_plan(tmp_path)
+    (tmp_path / "plan.toml").write_bytes(b"models = ['\xff']")
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_plan(tmp_path / "plan.toml")
+
+
+def test_files_are_known_by_their_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker may stand in another folder."""
+    (tmp_path / "a.csv").write_text("text\n" + "some words\n" * 50)
+    monkeypatch.chdir(tmp_path)
+    run = parse_plan("models = ['demo']\ncorpora = ['a.csv:text']", "plan.toml").runs[0]
+    assert (run.corpus, run.corpus_place, run.model_place) == ("a.csv:text", str(tmp_path / "a.csv:text"), "demo")
+
+
+# --- parts of a corpus ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [2, 5, 1000])
+def test_merged_shards_are_one_pass(tiny_analysis, shards: int) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    model = analysis.loaded()
+    plan = analysis.plan(model, analysis.corpus)
+    parts = [part for part in (shard_of(plan, index, shards) for index in range(shards)) if part is not None]
+    assert 2 <= len(parts) <= min(shards, len(plan.chunks))
+    assert sum(part.positions for part in parts) == plan.positions
+    merged = observe(model, parts[0], seed=3)
+    for part in parts[1:]:
+        merged = merged.merge(observe(model, part, seed=3))
+    one = observe(model, plan, seed=3)
+    assert_same(one, merged, rtol=1e-10)
+    for name in ("fit", "held_out"):
+        np.testing.assert_array_equal(getattr(one, name).reservoir.key, getattr(merged, name).reservoir.key)
+
+
+# --- the data set -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_one_data_set(tiny_analysis, tmp_path: Path) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    found = analysis.encoding()
+    run = Run("one", "sampler", "one", "sampler", "0" * 64, analysis.settings, 1)
+    bad = dataclasses.replace(run, model="two")
+    write_row(tmp_path, row_of(run, found, "r1", 2.5, False))
+    write_row(tmp_path, failed_row(bad, "It broke.", 1.0))
+    keys = set(summary.fit(found, model="", corpus=""))
+    frame = pd.read_parquet(tmp_path)
+    assert set(frame.columns) == keys | {"run", "settings", "status", "error"}
+    first, second = read_rows(tmp_path)
+    assert first["r2"] == found.r2 and first["sparsity"][-1]["r2"] == found.sparsity[-1].r2_refitted
+    assert first["settings"] == dataclasses.asdict(analysis.settings)
+    assert (first["status"], first["error"], second["status"], second["error"]) == ("done", None, "failed", "It broke.")
+    path = tmp_path / f"run-{run.key}.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert read_row(tmp_path, run.key) is None
+    assert [row["model"] for row in read_rows(tmp_path)] == ["two"]
+    with pytest.raises(InputError, match="There is no folder"):
+        read_rows(tmp_path / "nowhere")
+
+
+# --- on Ray -----------------------------------------------------------------------------------------------------------
+
+NOTICES_QUICKLY = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 300,
+    "health_check_failure_threshold": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[Any]:
+    """A cluster of two machines of one CPU each, both of them this one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": NOTICES_QUICKLY}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def plan_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tiny_model("gpt2", tmp_path_factory.mktemp("gpt2"))
+    return (
+        f"models = [{str(folder)!r}]\n[settings]\npositions = 2000\ncontext = 64\nheld_out = 0.5\n"
+        "[tasks]\nshards = 4\nthreads = 1"
+    )
+
+
+def numbers(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("seconds", "cached")}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_node_that_dies_changes_no_number(two_nodes: Any, plan_text: str, tmp_path: Path) -> None:
+    plan = parse_plan(plan_text, "plan.toml")
+    doomed = two_nodes.add_node(num_cpus=1)
+    two_nodes.wait_for_nodes()
+    told: list[Event] = []
+
+    def kill_once(event: Event) -> None:
+        told.append(event)
+        if event.node == doomed.node_id and not any(each.state == "again" for each in told) and doomed in alive:
+            alive.remove(doomed)
+            two_nodes.remove_node(doomed, allow_graceful=False)
+
+    alive = [doomed]
+    store = Store(tmp_path / "store")
+    died = run_sweep(plan, tmp_path / "died", store, address=two_nodes.address, tell=kill_once)
+    assert not alive, "no task had come to the second node"
+    assert died.failed == 0, died.rows[0]["error"]
+    lost = {event.task for event in told if event.node == doomed.node_id}
+    again = {event.task for event in told if event.state == "again"}
+    assert lost and again == lost  # only what it was at was done twice
+
+    # the same plan, interrupted after its first finished part, and then to its end, on the node that is left
+    def stop(event: Event) -> None:
+        if event.state == "done":
+            raise KeyboardInterrupt
+
+    second = Store(tmp_path / "second")
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(plan, tmp_path / "resumed", second, address=two_nodes.address, tell=stop)
+    told.clear()
+    resumed = run_sweep(plan, tmp_path / "resumed", second, address=two_nodes.address, tell=told.append)
+    kept = [event.task for event in told if event.state == "kept"]
+    assert len(kept) >= 1 and not set(kept) & {event.task for event in told if event.state == "started"}
+    assert numbers(resumed.rows[0]) == numbers(died.rows[0])
+
+    # it is what one process finds, and pages and commands find it in the store
+    run = plan.runs[0]
+    analysis = Analysis(run.model_place, run.corpus_place, run.settings, store)
+    stored = analysis.cached_encoding()
+    assert stored is not None and analysis.answers_without_model()
+    alone = Analysis(run.model_place, run.corpus_place, run.settings, Store(tmp_path / "alone")).encoding()
+    assert stored.r2 == pytest.approx(alone.r2, rel=1e-9)
+    np.testing.assert_allclose(stored.alpha, alone.alpha, rtol=1e-6)  # other threads round the logits otherwise
+
+    # everything is there now: Ray is not asked
+    told.clear()
+    done = run_sweep(plan, tmp_path / "died", store, address="nowhere:1", tell=told.append)
+    assert [event.state for event in told] == ["kept"] and done.kept == 1
+    assert numbers(done.rows[0]) == numbers(died.rows[0])
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_run_that_cannot_be_done_is_a_row_with_its_reason(two_nodes: Any, tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"vocab_size": 300', '"vocab_size": 301'))
+    plan = parse_plan(f"models = [{str(folder)!r}]\n[settings]\npositions = 500\ncontext = 64", "plan.toml")
+    found = run_sweep(plan, tmp_path / "out", Store(tmp_path / "store"), address=two_nodes.address)
+    assert found.failed == 1 and found.rows[0]["error"].endswith(".")
+    assert read_rows(tmp_path / "out")[0]["status"] == "failed"
+    wants = parse_plan(f"models = [{str(folder)!r}]\n[tasks]\nthreads = 64", "plan.toml")
+    with pytest.raises(InputError, match="wants threads = 64 for a task, but no machine has more than 1"):
+        run_sweep(wants, tmp_path / "out", Store(tmp_path / "store"), address=two_nodes.address)
