@@ -18,7 +18,7 @@ from app import cache, jobs, state
 from app.jobs import Job, Lane
 from app.state import Choice
 from core.errors import HeadscopeError
-from core.figures import Chart, words
+from core.figures import Chart, pairs, words
 from core.show import chip as chip
 from core.tables import csv_text
 from core.tokens import visible
@@ -35,7 +35,6 @@ STYLE = """
 .hs-note {opacity: .78; line-height: 1.5; margin: 0; max-width: 60rem; overflow-wrap: anywhere;}
 .hs-chip {font-family: "Source Code Pro", ui-monospace, monospace; font-size: .92em; white-space: pre-wrap;
   background: color-mix(in srgb, currentColor 9%, transparent); border-radius: .3em; padding: .05em .35em;}
-.hs-steered {background: color-mix(in srgb, HS_AFTER 26%, transparent); box-shadow: inset 0 -2px 0 HS_AFTER;}
 .hs-warning {border-left: 4px solid HS_WARNING; padding: .3rem 0 .3rem .8rem; margin: 0;
   max-width: 60rem; line-height: 1.5;}
 .hs-facts {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 44%), 1fr)); gap: 1rem 1.5rem;
@@ -43,13 +42,6 @@ STYLE = """
 .hs-facts dt {font-size: .85rem; opacity: .75;}
 .hs-facts dd {margin: 0 !important; padding: 0; font-size: 1.08rem; overflow-wrap: anywhere;}
 .hs-held-out dd {color: HS_HELD_OUT; text-decoration: underline dashed; text-underline-offset: .25em;}
-.hs-pair {display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: .4rem 2rem;
-  border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent); padding: .7rem 0;}
-.hs-pair div {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6;}
-.hs-pair h4 {font-size: .85rem; font-weight: 600; margin: 0; padding: 0 0 .2rem 0;}
-.hs-before h4 {color: HS_BEFORE;} .hs-after h4 {color: HS_AFTER;}
-.hs-changed {background: color-mix(in srgb, HS_AFTER 11%, transparent);}
-.hs-changed-before {background: color-mix(in srgb, HS_BEFORE 16%, transparent);}
 .st-key-job {min-height: 26rem;}
 """
 
@@ -60,8 +52,8 @@ _HELD_OUT = ' class="hs-held-out"'
 def style() -> None:
     """The page's own style sheet, in the colours of the theme that is shown."""
     look = state.look()
-    sheet = STYLE
-    for name in ("after", "before", "warning", "held_out"):
+    sheet = STYLE + pairs.STYLE
+    for name in ("after", "before", "ours", "warning", "held_out"):
         sheet = sheet.replace(f"HS_{name.upper()}", getattr(look, name))
     if look.dark:
         sheet += 'button[kind^="primary"], button[kind^="primary"] p {color: #0B1118 !important;}'

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from core.encoding import Encoding
     from core.errors import AnalysisError, Cancelled, HeadscopeError, InputError
     from core.moments import Observation
+    from core.results import Sampling
     from core.settings import Settings
     from core.steering import Edit, Steering
     from core.store import Store
@@ -39,6 +40,7 @@ _HOMES = {
     "HeadscopeError": "core.errors",
     "InputError": "core.errors",
     "Observation": "core.moments",
+    "Sampling": "core.results",
     "Settings": "core.settings",
     "Steering": "core.steering",
     "Store": "core.store",
@@ -51,6 +53,7 @@ __all__ = [  # noqa: RUF022  (in the order of the pipeline)
     "Encoding",
     "Edit",
     "Steering",
+    "Sampling",
     "HeadscopeError",
     "InputError",
     "AnalysisError",

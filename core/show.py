@@ -82,11 +82,11 @@ def body(result: Any) -> str:
     return "".join(parts)
 
 
-def table(rows: Sequence[dict[str, Any]], length: int) -> str:
-    """The first rows of a table with the same keys in each; `length` says how many there are in all."""
+def table(rows: Sequence[dict[str, Any]], length: int, most: int = ROWS) -> str:
+    """The first `most` rows of a table with the same keys in each; `length` says how many there are in all."""
     if not rows:
         return ""
-    shown = rows[:ROWS]
+    shown = rows[:most]
     names = [n for n in shown[0] if all(_is_plain(row[n]) for row in shown)][:COLUMNS]
     numeric = {n for n in names if all(_is_number(row[n]) for row in shown)}
     cell = {True: ' class="hs-number"', False: ""}

@@ -14,8 +14,8 @@ from core.encoding import Encoding
 from core.errors import HeadscopeError
 from core.figures import sentences, texts, words
 from core.results import Generated, Sampling
+from core.figures.pairs import pair
 from core.settings import Texts
-from core.tokens import visible
 
 QUESTION = "What does it write then?"
 SAME_NOISE = "Same noise on both sides; shaded from the first token that differs."
@@ -106,7 +106,7 @@ def _show_partial(encoding: Encoding, asked: Writing, before: Texts, after: Text
     names = _token_names(encoding, {i for ids in (*before[:SHOWN], *after[:SHOWN]) for i in ids})
     steered = {edit.token_id for edit in asked.edits}
     for old, new in zip(before[:SHOWN], after[:SHOWN], strict=True):
-        _pair(old, new, tuple(names[i] for i in old), tuple(names[i] for i in new), steered)
+        st.html(pair(old, new, tuple(names[i] for i in old), tuple(names[i] for i in new), steered))
     if len(before) > SHOWN:
         widgets.note(f"The first {SHOWN} of {len(before)} texts; all of them stand here when they are finished.")
 
@@ -124,49 +124,11 @@ def _token_names(encoding: Encoding, ids: set[int]) -> dict[int, str]:
 def _show(result: Generated) -> None:
     steered = {count.id for count in result.counts}
     widgets.note(SAME_NOISE)
-    for pair in zip(result.before, result.after, result.before_tokens, result.after_tokens, strict=True):
-        _pair(*pair, steered)
+    for sides in zip(result.before, result.after, result.before_tokens, result.after_tokens, strict=True):
+        st.html(pair(*sides, steered))
     if result.counts:
         chart = texts.sampled_counts(result.counts, result.steps_after, state.look())
         widgets.chart(chart, "counts", "How often it came")
-
-
-def _pair(
-    before: tuple[int, ...],
-    after: tuple[int, ...],
-    before_tokens: tuple[str, ...],
-    after_tokens: tuple[str, ...],
-    steered: set[int],
-) -> None:
-    first = first_difference(before, after)
-    st.html(
-        '<div class="hs-pair">'
-        + _side("Before", "before", before, before_tokens, first, steered)
-        + _side("After", "after", after, after_tokens, first, steered)
-        + "</div>"
-    )
-
-
-def first_difference(before: tuple[int, ...], after: tuple[int, ...]) -> int:
-    """Place of the first token that differs; the shorter length where one continues the other."""
-    pairs = enumerate(zip(before, after, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(before), len(after)))
-
-
-def _side(title: str, side: str, ids: tuple[int, ...], pieces: tuple[str, ...], first: int, steered: set[int]) -> str:
-    def piece(token_id: int, text: str) -> str:
-        return widgets.chip(text, token_id, steered=True) if token_id in steered else html.escape(_readable(text))
-
-    parts = [piece(i, t) for i, t in zip(ids, pieces, strict=True)]
-    kind = "hs-changed" if side == "after" else "hs-changed-before"
-    changed = "".join(parts[first:])
-    marked = f'<span class="{kind}">{changed}</span>' if changed else ""
-    return f'<div class="hs-{side}"><h4>{title}</h4>{"".join(parts[:first])}{marked}</div>'
-
-
-def _readable(text: str) -> str:
-    """A token inside running text: blanks and line ends stay, everything else that cannot be seen is made visible."""
-    return "".join(c if c in " \n" else visible(c) for c in text)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app import edits, widgets
-from app.views.samples import first_difference
+from core.figures.pairs import first_difference
 from tests.app.arrays import RIVER, TOKENS, planted
 
 
