@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +29,21 @@ from core.model.files import ModelFiles, ready, resolve
 from core.moments import Observation, Reservoir
 from core.results import DirectionRow, FewShotPoint, Generated, NextToken, Sampling, TokenChoice
 from core.settings import OnTokens, Progress, Settings, no_progress
-from core.steering import LOGIT_BIAS, Edit, Steerer, Steering, SweepPoint, check_direction, check_tokens, direction_vector
+from core.steering import (
+    LOGIT_BIAS,
+    Edit,
+    Steerer,
+    Steering,
+    SweepPoint,
+    check_direction,
+    check_tokens,
+    direction_vector,
+)
 from core.store import Store
 from core.tokens import kind_of, token_texts
 
 if TYPE_CHECKING:
+    from core.export.result import Exported
     from core.model import Head, LoadedModel
 
 SHARED_MODELS = 2
@@ -523,6 +534,58 @@ class Analysis:
         model = self.loaded(progress)
         return generate(
             model, prompt, steering, sampling or Sampling(), chat=chat, progress=progress, on_tokens=on_tokens
+        )
+
+    # --- an edited model that leaves the house -----------------------------------------------------------------------
+
+    def export(
+        self,
+        out: str | Path,
+        edits: Sequence[Edit] = (),
+        direction: str = "minimum-variance",
+        calibrate: bool = True,
+        *,
+        method: str | None = None,
+        removed: float | None = None,
+        progress: Progress = no_progress,
+    ) -> Exported:
+        """Write the model with an edited head to a new folder, as a checkpoint that stock transformers loads.
+
+        Args:
+            out: the folder; it must not exist yet. Nothing is there until the export has been reloaded and compared.
+            edits, direction, calibrate: tokens to steer, as for `steer`; ratios of the model as it is, also if pruned.
+            method, removed: prune the head first, as for `prune`.
+            progress: may raise `Cancelled`, which leaves nothing.
+        """
+        from core.export.change import Change, check_change
+        from core.export.place import check_target
+
+        if not self.local_paths:
+            raise InputError("This server writes no folders of its own: run headscope export on your own computer.")
+        check_change(edits, direction, method, removed)
+        target = check_target(out)
+        from core.export.run import export, prepare
+
+        model = self.loaded(progress)
+        draft = prepare(model, target, self.settings.dtype)
+        encoding, observation = self.encoding(progress), self.observation(progress)
+        names = [self.token_text(edit.token_id) for edit in edits]
+        pruned = None
+        if method is not None and removed is not None:
+            from core.pruning.head import prune_head
+
+            pruned = prune_head(model.head, encoding, observation.fit, method, removed, self.settings.seed)
+        return export(
+            draft,
+            Change(edits, names, direction, calibrate, pruned, self.settings.seed),
+            observation,
+            encoding,
+            cache=self.store.folder,
+            provenance={
+                "corpus": {"name": self.corpus_name, "sha256": self.corpus.sha256},
+                "settings": asdict(self.settings),
+            },
+            progress=progress,
         )
 
 

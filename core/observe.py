@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,8 @@ RESERVOIR_BYTES = 192 * 2**20
 RESERVOIR_MOST = 16384
 HEAD_BLOCK_BYTES = 96 * 2**20
 """Memory for logits while the head is applied: positions go through it in blocks of this many bytes."""
+SEEN_AT_ONCE = 1024
+"""Positions between two calls of the progress when a sample goes through another head."""
 FOLD_EVERY = 16
 
 
@@ -172,6 +174,23 @@ def _head_pass(head: Head, hidden: Float[torch.Tensor, "n d"], targets: torch.Te
     if not torch.isfinite(log_z).all():
         raise AnalysisError("The head's logits are not finite numbers: the weights hold NaN or infinite values.")
     return _HeadPass(sum_p, log_z, loss, top_ids, top_logits)
+
+
+@torch.inference_mode()
+def seen_through(head: Head, sample: Reservoir, progress: Progress = no_progress) -> Reservoir:
+    """The same positions with another head on the same hidden states: log Z and the largest logits are those it gives."""
+    found: list[_HeadPass] = []
+    for start in range(0, len(sample), SEEN_AT_ONCE):
+        progress("Applying the pruned head to the sample", start / len(sample))
+        rows = slice(start, start + SEEN_AT_ONCE)
+        hidden = torch.from_numpy(sample.hidden[rows]).to(head.weight.device)
+        targets = torch.from_numpy(sample.next_token[rows]).long().to(head.weight.device)
+        found.append(_head_pass(head, hidden, targets))
+    log_z, ids, logits = (
+        np.concatenate([getattr(each, name).cpu().numpy() for each in found])
+        for name in ("log_z", "top_ids", "top_logits")
+    )
+    return replace(sample, log_z=log_z, top_ids=ids, top_logits=logits)
 
 
 class _Resumable:

@@ -225,6 +225,7 @@ class Part:
         bias: Float64[np.ndarray, "k"],
         direction: Float64[np.ndarray, "d"] | None,
         softcap: float | None,
+        mean_p: Float64[np.ndarray, "k"] | None = None,
     ) -> None:
         self.softcap = softcap
         # products in the precision of the hidden states (a copy of them in fp64 would cost more than all the rest)
@@ -238,7 +239,10 @@ class Part:
         self.log_p = np.minimum(self._cap(self.logits) - sample.log_z[:, None], -1e-12)
         self.p = np.exp(self.log_p)
         self.rest = np.maximum(1 - self.p.sum(1), 1e-300)  # [m] what is not steered
-        self.mean_p = self.p.mean(0)  # [k]
+        own = self.p.mean(0)
+        self.mean_p = own if mean_p is None else mean_p  # [k] what ratios are relative to
+        # [k] log of the ratio where nothing is edited yet, nats
+        self.offset = np.zeros(len(own)) if mean_p is None else np.log(np.maximum(own, 1e-300) / mean_p)
         steered = np.isin(sample.top_ids, ids)
         first = steered.argmin(1)  # the largest logit that is not steered
         place = np.arange(len(sample))
@@ -263,7 +267,7 @@ class Part:
         return self.p * np.exp(delta)
 
     def realised(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
-        """[k] ratio of mean probabilities, edited over unedited."""
+        """[k] ratio of mean probabilities, edited over `mean_p`."""
         pushed = self._pushed(self.delta(steps))
         return (pushed / (self.rest + pushed.sum(1))[:, None]).mean(0) / self.mean_p
 
@@ -307,7 +311,7 @@ class Part:
         for name in ("logits", "log_p", "p"):
             setattr(part, name, getattr(self, name)[:, token : token + 1])
         part.rest = np.maximum(1 - part.p[:, 0], 1e-300)
-        part.mean_p = self.mean_p[token : token + 1]
+        part.mean_p, part.offset = self.mean_p[token : token + 1], self.offset[token : token + 1]
         return part
 
 
@@ -322,6 +326,9 @@ class Steerer:
         softcap: the head's, if it has one.
         direction: see `direction_vector`; `logit-bias` shifts the logits alike in every context.
         vector: use this direction instead (few-shot estimates).
+        relative_to: what the ratios are relative to, if not to the head that is edited: the mean probabilities [k] of the
+            tokens on the reservoir that calibrates and on the held-out one (a pruned head is steered to multiples of
+            what the model gave before it was pruned).
     """
 
     def __init__(
@@ -339,6 +346,7 @@ class Steerer:
         seed: int = 0,
         vector: Float64[np.ndarray, "d"] | None = None,
         calibrate_on: Reservoir | None = None,
+        relative_to: tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k"]] | None = None,
     ) -> None:
         check_tokens(ids)
         check_direction(direction)
@@ -357,8 +365,9 @@ class Steerer:
         along = None if direction == LOGIT_BIAS else vector
         id_array = np.asarray(ids, dtype=np.int64)
         sample = fit.reservoir if calibrate_on is None else calibrate_on
-        self.fit = Part(sample, id_array, rows, bias, along, softcap)
-        self.held_out = Part(held_out.reservoir, id_array, rows, bias, along, softcap)
+        means = relative_to or (None, None)
+        self.fit = Part(sample, id_array, rows, bias, along, softcap, means[0])
+        self.held_out = Part(held_out.reservoir, id_array, rows, bias, along, softcap, means[1])
         self.alpha = fit.alpha[id_array]
 
     def largest_ratios(self) -> tuple[float, ...]:
@@ -454,7 +463,7 @@ class Steerer:
         targets = np.asarray([Edit(0, ratio).ratio for ratio in ratios], dtype=np.float64)
         self._refuse_impossible(targets)
         if not calibrate or self.direction == "random":  # a random direction keeps no sign: nothing to solve
-            return np.log(targets)
+            return np.log(targets) - self.fit.offset
         steps = np.array([self._single(i, float(ratio)) for i, ratio in enumerate(targets)])
         return steps if len(steps) == 1 else self._jointly(targets, steps)
 
@@ -474,23 +483,24 @@ class Steerer:
 
     def _single(self, token: int, ratio: float) -> float:
         """The step for one token alone: the first root of mean ratio = r on the branch that starts at no edit."""
-        if ratio == 1:
-            return 0.0
         part, log_ratio = self.fit.only(token), float(np.log(ratio))
+        missing = log_ratio - float(part.offset[0])
+        if missing == 0:
+            return 0.0
 
         def miss(step: float) -> float:
             return float(np.log(np.maximum(part.realised(np.array([step]))[0], 1e-300))) - log_ratio
 
-        before, worst = 0.0, -log_ratio
+        before, worst = 0.0, -missing
         for multiple in SEARCH:
-            step = float(multiple * log_ratio)
+            step = float(multiple * missing)
             now = miss(step)
-            if now * log_ratio >= 0:
+            if now * missing >= 0:
                 return float(scipy.optimize.brentq(miss, before, step, xtol=1e-12, rtol=1e-12))
-            worst = max(worst, now, key=lambda value: value * np.sign(log_ratio))
+            worst = max(worst, now, key=lambda value: value * np.sign(missing))
             before = step
         reached = np.exp(worst + log_ratio)
-        word = "at most" if ratio > 1 else "down to"
+        word = "at most" if missing > 0 else "down to"
         raise InputError(
             f"{self.names[token]!r} cannot be brought to {ratio:.3g}× along the direction {self.direction!r}, which pushes "
             f"it up in some contexts and down in others: {word} {reached:.3g}× is reached. "

@@ -6,10 +6,10 @@ unless `--debug`. With `--json -` one JSON object is all that stands on stdout; 
 
 from __future__ import annotations
 
-from core.cli import app, dynamics, fit, generate, model, steer, sweep
+from core.cli import app, dynamics, export, fit, generate, model, report, steer, sweep
 from core.cli.group import cli
 
-__all__ = ["app", "cli", "dynamics", "fit", "generate", "main", "model", "steer", "sweep"]
+__all__ = ["app", "cli", "dynamics", "export", "fit", "generate", "main", "model", "report", "steer", "sweep"]
 
 
 def main() -> None:

@@ -114,7 +114,9 @@ def deliver(result: dict[str, Any], json_path: str | None, text: str) -> None:
     if json_path is None:
         click.echo(text)
         return
-    document = json.dumps(_plain(result), ensure_ascii=False, allow_nan=False)
+    from core.results import plain
+
+    document = json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
     if json_path == "-":
         click.echo(document)
         return
@@ -126,16 +128,6 @@ def deliver(result: dict[str, Any], json_path: str | None, text: str) -> None:
     except OSError as error:
         raise InputError(f"{json_path!r} cannot be written: {error.strerror or error}.") from error
     click.echo(text)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value.item() if hasattr(value, "item") else value
 
 
 def short(value: float) -> str:

@@ -42,16 +42,21 @@ def estimate_ram(folder: Path, dtype: str = "auto") -> int:
 
 def require_ram(folder: Path, dtype: str, device: str, name: str) -> None:
     """Raises `AnalysisError`, with the figures, if the model does not fit into the memory that is free now."""
-    needed, free, what = estimate_ram(folder, dtype), psutil.virtual_memory().available, "memory"
+    narrower = " Try --dtype bfloat16 for half of it." if dtype in ("auto", "float32") else ""
+    require_free(estimate_ram(folder, dtype), name, device, narrower)
+
+
+def require_free(needed: int, what: str, device: str = "cpu", advice: str = "") -> None:
+    """Raises `AnalysisError`, with the figures, if `needed` bytes of memory are not free now for `what`."""
+    free, kind = psutil.virtual_memory().available, "memory"
     if device.startswith("cuda"):
         import torch
 
-        free, what = torch.cuda.mem_get_info(device)[0], "GPU memory"
+        free, kind = torch.cuda.mem_get_info(device)[0], "GPU memory"
     if needed > free:
-        narrower = " Try --dtype bfloat16 for half of it." if dtype in ("auto", "float32") else ""
         raise AnalysisError(
-            f"{name} needs about {needed / 1e9:.1f} GB of {what} and {free / 1e9:.1f} GB are free: "
-            f"close other programs or choose a smaller model.{narrower}"
+            f"{what} needs about {needed / 1e9:.1f} GB of {kind} and {free / 1e9:.1f} GB are free: "
+            f"close other programs or choose a smaller model.{advice}"
         )
 
 

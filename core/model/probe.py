@@ -87,7 +87,7 @@ def check_head(forward: Forward, layer: nn.Linear, head: Head, scale: float, ids
         )
     ours = head.logits(seen[0].float().flatten(0, 1) * scale).view_as(own)
     largest = own.abs().max().item()
-    tolerance = 1e-4 * max(1.0, largest / 10)
+    tolerance = allowed_error(largest)
     error = deviation = (ours - own).abs().max().item()
     half = layer.weight.dtype != torch.float32
     if half:
@@ -109,6 +109,11 @@ def check_head(forward: Forward, layer: nn.Linear, head: Head, scale: float, ids
         )
     _check_causal(forward, ids, seen[0], name)
     return HeadCheck(error, tolerance, deviation if half else None)
+
+
+def allowed_error(largest: float) -> float:
+    """How far two computations of the same logits may lie apart, the largest of which is `largest`."""
+    return 1e-4 * max(1.0, largest / 10)
 
 
 def _check_causal(forward: Forward, ids: torch.Tensor, before: torch.Tensor, name: str) -> None:

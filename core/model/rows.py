@@ -23,7 +23,7 @@ def find_stored_head(folder: Path, name: str) -> StoredHead:
     Raises:
         AnalysisError: the files lack it.
     """
-    file_of = {tensor: path.name for path in weight_files(folder, name) for tensor in _header(path)}
+    file_of = {tensor: path.name for path in weight_files(folder, name) for tensor in tensors_in(path)}
     names = find_names(folder, name, file_of)
     bias = names.bias or ""
     return StoredHead(file_of[names.weight], names.weight, file_of.get(bias, ""), bias)
@@ -44,14 +44,16 @@ def read_rows(
 
 
 def _row(path: Path, tensor: str, row: int) -> Float64[np.ndarray, "d"]:
-    place = _header(path)[tensor]
+    place = tensors_in(path)[tensor]
     size = (place.end - place.start) // place.shape[0]
     with readable(path), path.open("rb") as file:
         file.seek(place.start + row * size)
         return decode(np.frombuffer(file.read(size), np.uint8), place.dtype).astype(np.float64)
 
 
-def _header(path: Path) -> dict[str, StoredTensor]:
+def tensors_in(path: Path) -> dict[str, StoredTensor]:
+    """Name → place of every tensor in a safetensors file."""
+
     def read(start: int, end: int) -> bytes:
         file.seek(start)
         return file.read(end - start)

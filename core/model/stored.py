@@ -27,6 +27,8 @@ class HeadNames:
         bias: or None.
         shape: (V, d) of the weight.
         tied: as the configuration has it.
+        own: `weight` is stored as the head's, and not only as the input embedding's.
+        parameters: names of the weights of the output and of the input embedding in the model.
     """
 
     weight: str
@@ -34,6 +36,8 @@ class HeadNames:
     bias: str | None
     shape: tuple[int, int]
     tied: bool
+    own: bool
+    parameters: tuple[str, str]
 
 
 def find_names(folder: Path, name: str, stored: Collection[str]) -> HeadNames:
@@ -45,9 +49,10 @@ def find_names(folder: Path, name: str, stored: Collection[str]) -> HeadNames:
     inputs: Any = module.get_input_embeddings()
     paths = {id(part): path for path, part in module.named_modules()}
     sources = _sources(module, stored)
-    weight = sources.get(f"{paths[id(layer)]}.weight")
+    parameters = (f"{paths[id(layer)]}.weight", f"{paths[id(inputs)]}.weight")
+    weight = sources.get(parameters[0])
     tied = inputs.weight is layer.weight
-    embedding = sources.get(f"{paths[id(inputs)]}.weight") if tied else None
+    embedding = sources.get(parameters[1]) if tied else None
     bias = None if layer.bias is None else sources.get(f"{paths[id(layer)]}.bias")
     if (weight or embedding) is None or (bias is None) != (layer.bias is None):
         raise AnalysisError(
@@ -55,7 +60,8 @@ def find_names(folder: Path, name: str, stored: Collection[str]) -> HeadNames:
             "this family."
         )
     rows, dim = layer.weight.shape
-    return HeadNames(weight or embedding or "", embedding if weight else None, bias, (rows, dim), tied)
+    also = embedding if weight else None
+    return HeadNames(weight or embedding or "", also, bias, (rows, dim), tied, weight is not None, parameters)
 
 
 def _without_numbers(folder: Path, name: str) -> PreTrainedModel:
