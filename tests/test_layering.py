@@ -31,14 +31,16 @@ LAYERS = (
     {"steering", "pruning", "dynamics"},
     {"generate", "export", "tables", "kept", "summary"},
     {"analysis"},
-    {"series", "sweep"},
-    {"figures", "cli"},
+    {"series", "sweep", "compare"},
+    {"figures"},
+    {"report"},
+    {"cli"},
 )
 LAYER_OF = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}
 
 HEAVY = {"torch", "transformers"}
 FREE_OF_TORCH = {"store", "tokens", "moments", "results", "corpus", "encoding", "steering", "figures"}
-TORCH_AT_THE_TOP = {"model", "observe", "generate", "export"}
+TORCH_AT_THE_TOP = {"model", "observe", "generate", "export", "pruning"}
 """Rooms that may import torch when they are imported; all others do it inside the function that needs it."""
 
 ONLY_IN = {
