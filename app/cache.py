@@ -23,7 +23,6 @@ from core.model.facts import HeadFacts
 from core.results import Sampling
 from core.settings import Progress, Texts
 from core.steering import Edit, edited_prompt
-from core.store import Store
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
@@ -174,17 +173,18 @@ def _write(analysis: Analysis, choice: Choice, wanted: Writing, progress: Progre
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _bundled_dynamics() -> Dynamics:
-    from core.dynamics import Dynamics
-    from core.kept import DEMO, DEMO_KEY, read_kept
+def bundled_dynamics() -> Dynamics:
+    """The training run of the model `demo`."""
+    from core.kept import bundled
 
-    return Store().get("dynamics", DEMO_KEY, Dynamics) or read_kept(DEMO, "demo")
+    return bundled()
 
 
 def dynamics(series: str) -> Dynamics | Job:
     """A series of checkpoints as it was measured: the bundled one at once, of any other the job that measures it."""
     if series == "demo":
-        return _bundled_dynamics()
+        return bundled_dynamics()
+    rules().check_own("measuring other checkpoints, or training,")
     run = runs.parse(series)
     title = f"Measuring {series}" if run is None else run.title
     job = jobs.analyses().submit(("dynamics", series), title, lambda p: _measure(series, run, p))

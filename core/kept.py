@@ -48,6 +48,11 @@ class KeptSeries:
     steps: tuple[int, ...]
 
 
+def bundled() -> Dynamics:
+    """The run that comes with Headscope: as it was measured beforehand, else measured from its checkpoints."""
+    return Store().get("dynamics", DEMO_KEY, Dynamics) or read_kept(DEMO, "demo")
+
+
 def kept_folder(sources: Sequence[str], local_paths: bool) -> Path | None:
     """The folder that the sources name, if they name one kept run and nothing else."""
     if list(sources) == ["demo"]:

@@ -1,0 +1,61 @@
+"""`headscope report`: an analysis as one HTML file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from core.cli.group import cli
+from core.cli.shared import Telling, deliver, edits_of, open_analysis, shared, with_edits
+from core.errors import InputError
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="The HTML file to write.")
+@with_edits
+@click.option("--prompt", help="Also the next token after this text, and texts that go on from it.")
+@click.option("--chat", is_flag=True, help="Wrap the prompt in the model's chat template.")
+@click.option("--samples", type=int, default=6, show_default=True, help="Texts that go on from the prompt; 0: none.")
+@click.option("--new-tokens", type=int, default=40, show_default=True)
+@click.option("--noise-seed", type=int, help="Of the noise the texts are drawn with; --seed if not given.")
+@shared
+def report(
+    model: str,
+    out: str,
+    tokens: tuple[str, ...],
+    ratios: tuple[float, ...],
+    direction: str,
+    calibrate: bool,
+    prompt: str | None,
+    chat: bool,
+    samples: int,
+    new_tokens: int,
+    noise_seed: int | None,
+    json_path: str | None,
+    **options: Any,
+) -> None:
+    """Write what there is to say of MODEL into one HTML file that needs nothing else: figures, sentences, settings."""
+    from core.kept import bundled
+    from core.report import Wanted, report_of, write_report
+    from core.results import Sampling
+
+    if not Path(out).expanduser().absolute().parent.is_dir():
+        raise InputError(f"{out!r} cannot be written: there is no such folder.")
+    seed = options["seed"] if noise_seed is None else noise_seed
+    sampling = Sampling(samples, new_tokens, seed=seed) if prompt is not None and samples else None
+    analysis, tell = open_analysis(model, options), Telling()
+    edits = tuple(edits_of(analysis, tokens, ratios, tell)) if tokens else ()
+    wanted = Wanted(edits, direction, calibrate, prompt, chat, sampling)
+    command = shlex.join(["headscope", *sys.argv[1:]])
+    dynamics = bundled() if model == "demo" else None
+    found = report_of(analysis, wanted, dynamics=dynamics, command=command, progress=tell)
+    path = write_report(found, out)
+    tell.end()
+    figures = sum(len(section.charts) for section in found.sections)
+    result = {"path": str(path), "bytes": path.stat().st_size, "figures": figures}
+    deliver(result, json_path, f"{path}\n{figures} figures, {path.stat().st_size / 1e6:.1f} MB; it needs no network.")
