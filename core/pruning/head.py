@@ -101,12 +101,10 @@ def prune_head(
 
 def cut(head: Head, basis: Basis, width: int, method: str, removed: float) -> PrunedHead:
     """The head of the first `width` components of a basis."""
-    columns, right, kept = basis.columns[:, :width], basis.components[:, :width], None
-    if (
-        basis.order is not None
-    ):  # the first k components need the first k dimensions only: fold them into the left matrix
-        kept, right = basis.order[:width], None
-        columns = columns @ basis.components[kept, :width].T
+    columns, components = basis.columns[:, :width], basis.components[:, :width]
+    kept = None if basis.order is None else basis.order[:width]
+    if kept is not None:  # the first k components need the first k dimensions only: they go into the left matrix
+        columns = columns @ components[kept].T
     device = head.weight.device
     return PrunedHead(
         method,
