@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
-from app import jobs, preload, runs
+from app import jobs, preload, runs, state, uploads
 from app.jobs import Job
+from app.rules import rules
 from app.runs import Run
 from app.state import Choice
 from core.figures import Chart, Look
@@ -43,8 +44,14 @@ class _NotYet(Exception):
 def open_analysis(choice: Choice) -> Analysis:
     """The one place where the dashboard opens an analysis; costs nothing until something is asked of it."""
     from core.analysis import Analysis
+    from core.corpus import read_corpus
 
-    return Analysis(choice.model, choice.corpus, choice.settings)
+    allowed = rules()
+    model, corpus = allowed.admit(choice.model, choice.corpus, choice.positions)
+    uploaded = uploads.find(corpus)
+    text = None if uploaded is None else read_corpus(str(uploaded))
+    own_disk = not allowed.shared or allowed.model == model or allowed.corpus == corpus
+    return Analysis(model, corpus, choice.settings, local_paths=own_disk, text=text)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -71,7 +78,19 @@ def encoding(choice: Choice) -> Encoding | Job:
     try:
         return _encoding(choice)
     except _NotYet:
-        return jobs.analyses().submit(("encode", choice), f"Analysing {choice.model}", lambda p: _encode(choice, p))
+        return _submit_encoding(choice, state.session())
+
+
+def _submit_encoding(choice: Choice, owner: str) -> Job:
+    return jobs.analyses().submit(
+        ("encode", choice), f"Analysing {choice.model}", lambda p: _encode(choice, p), owner=owner
+    )
+
+
+def get_ready(choice: Choice) -> None:
+    """Have everything that pages ask of this choice computed and loaded before anybody comes."""
+    _submit_encoding(choice, "")
+    _submit_loading(choice, _analysis(choice), "")
 
 
 def _encode(choice: Choice, progress: Progress) -> Encoding:
@@ -94,7 +113,13 @@ def _ready(choice: Choice, answers: Callable[[Analysis], bool]) -> Analysis | Jo
     job = jobs.analyses().find(("prepare", choice))
     if (job is not None and job.state == "done") or answers(work):
         return work
-    return jobs.analyses().submit(("prepare", choice), f"Loading {choice.model}", lambda p: _prepare(work, p))
+    return _submit_loading(choice, work, state.session())
+
+
+def _submit_loading(choice: Choice, work: Analysis, owner: str) -> Job:
+    return jobs.analyses().submit(
+        ("prepare", choice), f"Loading {choice.model}", lambda p: _prepare(work, p), owner=owner
+    )
 
 
 def precomputed(choice: Choice) -> bool:
@@ -122,7 +147,9 @@ def few_shot(choice: Choice, edits: tuple[Edit, ...], direction: str) -> Job:
         _start_torch(progress)
         return analysis.few_shot(edits, direction=direction, progress=progress)
 
-    return jobs.generation().submit(few_shot_key(choice, edits, direction), "Estimating from few positions", estimate)
+    return jobs.generation().submit(
+        few_shot_key(choice, edits, direction), "Estimating from few positions", estimate, owner=state.session()
+    )
 
 
 def _start_torch(progress: Progress) -> None:
@@ -144,9 +171,14 @@ class Writing:
 
 def texts(choice: Choice, wanted: Writing) -> Job:
     """The job that samples texts before and after; its result is a `Generated`, its partial result the two `Texts`."""
+    rules().check_prompt(wanted.prompt)
+    rules().check_sampling(wanted.sampling)
     analysis = _analysis(choice)
     return jobs.generation().submit(
-        ("texts", choice, wanted), "Writing samples", lambda progress: _write(analysis, choice, wanted, progress)
+        ("texts", choice, wanted),
+        "Writing samples",
+        lambda progress: _write(analysis, choice, wanted, progress),
+        owner=state.session(),
     )
 
 
@@ -187,7 +219,7 @@ def dynamics(series: str) -> Dynamics | Job:
     rules().check_own("measuring other checkpoints, or training,")
     run = runs.parse(series)
     title = f"Measuring {series}" if run is None else run.title
-    job = jobs.analyses().submit(("dynamics", series), title, lambda p: _measure(series, run, p))
+    job = jobs.analyses().submit(("dynamics", series), title, lambda p: _measure(series, run, p), owner=state.session())
     return job.result if job.state == "done" else job
 
 
@@ -203,6 +235,12 @@ def _measure(series: str, run: Run | None, progress: Progress) -> Dynamics:
     if run is None:
         return measure(shlex.split(series), progress=progress, on_checkpoint=show)
     return train_series(run.text(), run.settings, progress=progress, on_checkpoint=show)
+
+
+def measured_dynamics(series: str) -> Dynamics | None:
+    """A series that has been measured in this process; starts nothing."""
+    job = jobs.analyses().find(("dynamics", series))
+    return job.result if job is not None and job.state == "done" else None
 
 
 def forget_dynamics(series: str) -> None:
@@ -256,6 +294,7 @@ def _prompt(choice: Choice, text: str, chat: bool) -> NextToken:
 
 def prompt(choice: Choice, text: str, chat: bool) -> NextToken | Job:
     """The next token of the model as it is: the one forward pass that a prompt costs; or the job that loads the model."""
+    rules().check_prompt(text)
     try:
         return _prompt(choice, text, chat)
     except _NotYet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Callable
 
 import numpy as np
 import streamlit as st
@@ -20,6 +21,7 @@ TENS = (10, 12, 15, 18, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 100)
 RATIOS = (*(1 / r for r in reversed(UP + TENS)), 1.0, *(float(r) for r in UP + TENS))
 FIRST_RATIO = 20.0
 SUGGESTED = 12
+MOST_FOUND = 8
 
 
 FIRST_WORDS = (" river", " road", " path", " street", " water", " bridge", " garden", " window", " table")
@@ -40,6 +42,24 @@ def offered(encoding: Encoding) -> Edit | None:
         return None
     allowed = options(float(encoding.alpha[good[0]]))
     return Edit(int(encoding.token_ids[good[0]]), state.nearest(FIRST_RATIO, allowed))
+
+
+def find_tokens(encoding: Encoding, text: str) -> list[int]:
+    """Places of the tokens that a text names: itself, else with a blank before it, else those that contain it.
+
+    At most `MOST_FOUND`, the most probable first.
+    """
+    if not text:
+        return []
+    tests: tuple[Callable[[str], bool], ...] = (
+        lambda token: token == text,
+        lambda token: token == " " + text,
+        lambda token: text.lower() in token.lower(),
+    )
+    for fits in tests:
+        if found := [at for at, token in enumerate(encoding.tokens) if fits(token)]:
+            return sorted(found, key=lambda at: -encoding.alpha[at])[:MOST_FOUND]
+    return []
 
 
 def alphas(encoding: Encoding, edits: tuple[Edit, ...]) -> dict[int, tuple[str, float]]:

@@ -3,6 +3,9 @@
 A page's thread never does what takes seconds. It asks for a job under the key of what is to be computed and draws
 the job's state; a reload or a second visitor with the same key finds the job that is already there. Work is told to
 stop through its progress callback, which raises `Cancelled` between two steps.
+
+The line is fair: jobs are served by turns, and every further job of the same visitor has a later turn (start-time fair
+queueing; Goyal, Vin and Cheng 1996), so that whoever asks for much waits for it and nobody else does.
 """
 
 from __future__ import annotations
@@ -16,14 +19,20 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from core.errors import Cancelled, HeadscopeError
+from app.rules import rules
+from core.errors import Cancelled, HeadscopeError, InputError
 from core.settings import Progress, step_of
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 KEPT = 24
-"""Finished jobs remembered with their results; the oldest leave first."""
+KEPT_TEXTS = 200
+"""Finished jobs remembered with their results; texts are small, and every visitor of a class has some."""
 WATCHING = 3.0
 """Seconds after which a page that no longer draws a job counts as gone."""
+MOST_WAITING = 100
+"""Jobs in one line; more are refused."""
+REMEMBERED = 8
+"""Finished jobs of which the waiting time of others is guessed."""
 
 log = logging.getLogger("headscope")
 
@@ -41,11 +50,15 @@ class Job:
         phrase, share: what it is doing, and the part done (0 to 1) or None.
         partial: what there is of the result so far, for work that can show it; set by the work.
         result, error: of a job that is done or failed; the error is one sentence.
+        turn: when it is served; of two that wait the lower one goes first.
+        owners: sessions that asked for it.
     """
 
     key: Hashable
     title: str
     work: Callable[[Progress], Any]
+    turn: int = 0
+    owners: set[str] = field(default_factory=set)
     state: State = "waiting"
     phrase: str = ""
     share: float | None = None
@@ -84,29 +97,65 @@ class Job:
 
 
 class Lane:
-    """Jobs done by `workers` threads, first come first served; one that a page shows goes first."""
+    """Jobs done by `workers` threads, by turns; one that a page shows goes first.
 
-    def __init__(self, name: str, workers: int = 1) -> None:
+    Args:
+        each: jobs that one visitor may have in line at a time, 0 for any number. Another one drops the oldest, unless
+            others wait for it too.
+        kept: finished jobs remembered with their results; the oldest leave first.
+    """
+
+    def __init__(self, name: str, workers: int = 1, each: int = 0, kept: int = KEPT) -> None:
+        self.each, self.kept = each, kept
         self._queue: deque[Job] = deque()
         self._jobs: OrderedDict[Hashable, Job] = OrderedDict()
+        self._turn = 0  # of the job that was started last
+        self._turns: dict[str, int] = {}  # the last turn given to each visitor
+        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
         self._change = threading.Condition()
         for number in range(workers):
             threading.Thread(target=self._work, name=f"headscope-{name}-{number}", daemon=True).start()
 
-    def submit(self, key: Hashable, title: str, work: Callable[[Progress], Any]) -> Job:
-        """The job with this key: the one that is there, however it ended (see `forget`), or a new one."""
+    def submit(self, key: Hashable, title: str, work: Callable[[Progress], Any], owner: str = "") -> Job:
+        """The job with this key: the one that is there, however it ended (see `forget`), or a new one.
+
+        Args:
+            owner: the session that asks; "" for work of the server itself, which counts for nobody.
+
+        Raises:
+            InputError: the line is full.
+        """
         with self._change:
             job = self._jobs.get(key)
             if job is None:
-                job = Job(key, title, work)
+                self._make_room(owner)
+                job = Job(key, title, work, self._next_turn(owner))
                 self._jobs[key] = job
                 self._queue.append(job)
                 self._change.notify()
+            if owner and job.active and owner not in job.owners:
+                job.owners.add(owner)
+                job.turn = min(job.turn, self._next_turn(owner))
+                self._turns[owner] = max(job.turn, self._turns.get(owner, 0))
             self._jobs.move_to_end(key)
             finished = [k for k, j in self._jobs.items() if not j.active and k != key]
-            for old in finished[: max(0, len(self._jobs) - KEPT)]:
+            for old in finished[: max(0, len(self._jobs) - self.kept)]:
                 del self._jobs[old]
             return job
+
+    def _next_turn(self, owner: str) -> int:
+        return max(self._turn, self._turns.get(owner, 0) if owner else 0) + 1
+
+    def _make_room(self, owner: str) -> None:
+        if owner and self.each:
+            own = [job for job in self._jobs.values() if job.active and owner in job.owners]
+            for job in sorted(own, key=lambda job: job.turn)[: max(0, len(own) - self.each + 1)]:
+                job.owners.discard(owner)
+                if not job.owners:
+                    self._stop(job)
+                    del self._jobs[job.key]  # nobody's any more: whoever asks for it again starts anew
+        if len(self._queue) >= MOST_WAITING:
+            raise InputError(f"{MOST_WAITING} requests are waiting already: try again in a few minutes.")
 
     def find(self, key: Hashable) -> Job | None:
         with self._change:
@@ -115,15 +164,30 @@ class Lane:
     def place(self, job: Job) -> int:
         """Its place in line, from 1; 0 when it is not waiting."""
         with self._change:
-            return self._queue.index(job) + 1 if job in self._queue else 0
+            return self._line().index(job) + 1 if job in self._queue else 0
+
+    def _line(self) -> list[Job]:
+        """Who waits, in the order in which they are served."""
+        return sorted(self._queue, key=lambda job: (job.watched_by_others("") == 0, job.turn))
+
+    def seconds_to_wait(self, job: Job) -> float | None:
+        """About how long until it is served, from how long others took; None until that can be told."""
+        place = self.place(job)
+        with self._change:
+            if not place or not self._seconds:
+                return None
+            return place * sum(self._seconds) / len(self._seconds)
 
     def cancel(self, job: Job) -> None:
         with self._change:
-            job.stop.set()
-            if job in self._queue:
-                self._queue.remove(job)
-                job.state = "cancelled"
-                job.finished.set()
+            self._stop(job)
+
+    def _stop(self, job: Job) -> None:
+        job.stop.set()
+        if job in self._queue:
+            self._queue.remove(job)
+            job.state = "cancelled"
+            job.finished.set()
 
     def forget(self, key: Hashable) -> None:
         """Drop a finished job, so that the next request starts a new one."""
@@ -137,10 +201,14 @@ class Lane:
             with self._change:
                 while not self._queue:
                     self._change.wait()
-                job = next((j for j in self._queue if j.watched_by_others("")), self._queue[0])
+                job = self._line()[0]
                 self._queue.remove(job)
+                self._turn = max(self._turn, job.turn)
+                self._turns = {who: turn for who, turn in self._turns.items() if turn > self._turn}
                 job.state, job.started = "running", time.monotonic()
             _run(job)
+            if job.state == "done":
+                self._seconds.append(time.monotonic() - job.started)
 
 
 def _run(job: Job) -> None:
@@ -165,10 +233,10 @@ def _run(job: Job) -> None:
 @cache
 def analyses() -> Lane:
     """Loading, observing and fitting: one at a time, it takes all cores."""
-    return Lane("analysis")
+    return Lane("analysis", each=rules().jobs_each)
 
 
 @cache
 def generation() -> Lane:
     """Sampling texts and few-shot curves: beside a running analysis."""
-    return Lane("generation")
+    return Lane("generation", each=rules().jobs_each, kept=KEPT_TEXTS)

@@ -1,4 +1,4 @@
-"""Start the dashboard from the command line."""
+"""Start the dashboard from the command line: for this computer, for a class, or for whoever reaches it."""
 
 from __future__ import annotations
 
@@ -13,57 +13,105 @@ import urllib.request
 import webbrowser
 from pathlib import Path
 
+from app import rules, uploads
+from core.corpus import read_corpus, self_sampled_tokens
 from core.errors import AnalysisError, InputError
 from core.model.names import parse_model
 
-MODEL_VARIABLE = "HEADSCOPE_MODEL"
-"""How the model named on the command line reaches the pages."""
+LOCAL_HOST = "localhost"
+EVERYWHERE = "0.0.0.0"
 
 
-def run(host: str, port: int, model: str | None = None, classroom: bool = False, browser: bool = True) -> None:
+def run(
+    host: str | None,
+    port: int,
+    model: str | None = None,
+    corpus: str | None = None,
+    *,
+    classroom: bool = False,
+    public: bool = False,
+    browser: bool = True,
+) -> None:
     """Serve the dashboard until it is interrupted.
 
     Args:
-        host: a loopback address: `localhost`, `127.0.0.1` or `::1`.
+        host: a loopback address (`localhost`, `127.0.0.1`, `::1`); any other only for a class or the public. None: this
+            computer alone, or every network that it is in for a class or the public.
         port: a free port from 1 to 65535.
-        model: chosen when a page is first opened.
-        classroom: not there yet.
+        model, corpus: chosen when a page is first opened; all that a class works with.
+        classroom: others may connect; model and text are fixed and loaded before anybody comes.
+        public: others may connect, and choose among what comes with Headscope and the texts that they upload.
         browser: open the page in the user's browser as soon as the server answers.
 
     Raises:
-        InputError: a host, port or model that cannot be.
+        InputError: a host, port, model or corpus that cannot be.
         AnalysisError: the port is in use.
     """
-    if classroom or not _is_loopback(host):
+    if classroom and public:
+        raise InputError("Choose one of --classroom and --public.")
+    shared = classroom or public
+    host = host or (EVERYWHERE if shared else LOCAL_HOST)
+    if not shared and not _is_loopback(host):
         raise InputError(
-            f"The dashboard serves this computer only (--host localhost), not {host!r}: the classroom mode that would "
-            "make it safe for others is not there yet."
-            if not _is_loopback(host)
-            else "The classroom mode is not there yet: leave --classroom out."
+            f"--host {host} would let other computers in: add --classroom (one model and one text for a class) or "
+            "--public (a few models, nothing of this computer's disk), or leave it at localhost."
         )
     if not 1 <= port <= 65535:
         raise InputError(f"--port is {port}, but it must be from 1 to 65535.")
     if model:
         parse_model(model)
-        os.environ[MODEL_VARIABLE] = model
+    if corpus and self_sampled_tokens(corpus) is None:
+        read_corpus(corpus)
     _require_free(host, port)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = f"http://{_in_address(_reachable(host) if shared else host)}:{port}"
+    os.environ |= {
+        rules.AUDIENCE_VARIABLE: "classroom" if classroom else "public" if public else "own",
+        rules.MODEL_VARIABLE: model or "",
+        rules.CORPUS_VARIABLE: corpus or "",
+        rules.ADDRESS_VARIABLE: address if shared else "",
+    }
+    if shared:
+        print(f"\n  Others reach this dashboard at {address}" + (" (page Join: as a QR code)" if classroom else ""))
     if browser:
-        threading.Thread(target=_open_when_ready, args=(address,), daemon=True).start()
+        page = "/join" if classroom else ""
+        here = LOCAL_HOST if host in (EVERYWHERE, "::") else host
+        threading.Thread(
+            target=_open_when_ready, args=(f"http://{_in_address(here)}:{port}", page), daemon=True
+        ).start()
     server = Path(__file__).with_name("server.py")
-    sys.argv = ["streamlit", "run", str(server), f"--server.port={port}", f"--server.address={host}"]
+    options = {"server.port": port, "server.address": host}
+    if shared:
+        # an address that is set by hand keeps Streamlit from asking a service outside what this computer is called there
+        options |= {"browser.serverAddress": _reachable(host), "server.maxUploadSize": uploads.SHARED_MEGABYTES}
+    sys.argv = ["streamlit", "run", str(server), *(f"--{name}={value}" for name, value in options.items())]
     import streamlit.web.cli
 
     streamlit.web.cli.main()
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+    if host == LOCAL_HOST:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _reachable(host: str) -> str:
+    """The address of this computer that others in its network use; the host itself where one was named."""
+    if host not in (EVERYWHERE, "::"):
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address kept for documentation; of a datagram socket nothing is sent
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _require_free(host: str, port: int) -> None:
@@ -80,12 +128,12 @@ def _require_free(host: str, port: int) -> None:
             ) from None
 
 
-def _open_when_ready(address: str, patience: float = 60.0) -> None:
+def _open_when_ready(address: str, page: str = "", patience: float = 60.0) -> None:
     end = time.monotonic() + patience
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
-                webbrowser.open(address)
+                webbrowser.open(address + page)
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)

@@ -7,11 +7,13 @@ import plotly.graph_objects  # noqa: F401
 import streamlit as st
 
 from app import preload, sidebar, state, widgets
+from app.rules import rules
 
 st.set_page_config(page_title="Headscope", page_icon="🔭", layout="wide")
 state.start()
 
 PAGES = {
+    "Begin": [st.Page("views/learn.py", title="Learn", url_path="learn")],
     "Look": [
         st.Page("views/model.py", title="Model", url_path="model", default=True),
         st.Page("views/encoding.py", title="Encoding", url_path="encoding"),
@@ -23,6 +25,9 @@ PAGES = {
     "Watch": [st.Page("views/dynamics.py", title="Dynamics", url_path="dynamics")],
     "About": [st.Page("views/method.py", title="Method", url_path="method")],
 }
+
+if rules().audience == "classroom":
+    PAGES["Begin"].append(st.Page("views/join.py", title="Join", url_path="join"))
 
 chosen = st.navigation(PAGES)
 st.logo(Path(__file__).with_name("logo.svg"), size="large")

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import streamlit as st
 
+from app import cache, state
 from app.live.routes import ROUTES
 
 
 @contextlib.asynccontextmanager
 async def lifespan(server: st.App) -> AsyncIterator[None]:
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    choice = state.class_choice()
+    if choice is not None:  # a class finds everything ready
+        cache.get_ready(choice)
     yield
 
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import html
+
 import streamlit as st
 
 from app import state, uploads, widgets
+from app.rules import SHARED_POSITIONS, rules
 from core.figures import words
 
-MODELS = ["demo", "smollm2"]
-CORPORA = ["sampler", "python-docs"]
+MORE_TEXTS = (
+    "`self:20000`: as many tokens written by the model itself. Or the path of a .txt, .md, .jsonl, .csv or .parquet file, "
+    "or of a folder of them."
+)
 
 
 def draw() -> None:
-    """The choices, on every page."""
+    """The choices, on every page; a class has none."""
     with st.sidebar:
+        if (fixed := rules().fixed) is not None:
+            model, corpus = (f"<b>{html.escape(name)}</b>" for name in fixed)
+            widgets.note(f"This class works with {model} on the text {corpus}.")
+            _large()
+            return
         _model()
         _corpus()
         with st.expander("Settings"):
+            shared = rules().shared
             st.segmented_control(
                 "Positions that fit",
-                state.POSITIONS,
+                [n for n in state.POSITIONS if not shared or n <= SHARED_POSITIONS],
                 format_func=lambda n: f"{n // 1024}k",
                 required=True,
                 key="positions",
@@ -29,14 +40,21 @@ def draw() -> None:
             st.number_input(
                 "Seed", min_value=0, max_value=2**32 - 1, step=1, key="seed", help="Same seed, same numbers."
             )
-            st.toggle("Large type", key="large", persist_state="session", help="For a projector: 20 pixels and more.")
+            _large()
+
+
+def _large() -> None:
+    st.toggle("Large type", key="large", persist_state="session", help="For a projector: 20 pixels and more.")
 
 
 def _model() -> None:
     current = state.chosen("model")
+    if rules().shared:
+        st.selectbox("Model", list(rules().models), index=None, key="model", on_change=state.model_chosen)
+        return
     st.selectbox(
         "Model",
-        list(dict.fromkeys([*MODELS, *([current] if current else [])])),
+        list(dict.fromkeys([*rules().models, *([current] if current else [])])),
         index=None,
         accept_new_options=True,
         placeholder="Choose or type a model",
@@ -51,22 +69,23 @@ def _model() -> None:
 def _corpus() -> None:
     st.selectbox(
         "Text",
-        list(dict.fromkeys([*CORPORA, str(state.chosen("corpus") or CORPORA[0])])),
+        list(dict.fromkeys([*rules().corpora, str(state.chosen("corpus") or rules().corpora[0])])),
         format_func=uploads.title,
-        accept_new_options=True,
+        accept_new_options=not rules().shared,
         key="corpus",
         help="The text over which probabilities are averaged. `sampler`: original prose that comes with Headscope. "
-        "`python-docs`: Python's help topics. `self:20000`: as many tokens written by the model itself. Or the "
-        "path of a .txt, .md, .jsonl, .csv or .parquet file, or of a folder of them.",
+        "`python-docs`: Python's help topics." + ("" if rules().shared else f" {MORE_TEXTS}"),
     )
+    most = _most_megabytes()
+    where = "It is kept on the computer that serves this page." if rules().shared else "It stays on this computer."
     with st.popover("Upload a text", width="stretch"):
         st.file_uploader(
             "Text file",
-            type=list(uploads.KINDS),
+            type=list(uploads.SHARED_KINDS if rules().shared else uploads.KINDS),
             key="upload",
             on_change=_take_upload,
-            max_upload_size=uploads.MOST_MEGABYTES,
-            help=f"Up to {uploads.MOST_MEGABYTES} MB. It stays on this computer.",
+            max_upload_size=most,
+            help=f"Up to {most} MB. {where}",
         )
         st.text_area(
             "…or paste it",
@@ -75,11 +94,21 @@ def _corpus() -> None:
             persist_state="session",
             placeholder="Any text, a page or more",
             help=f"Up to {uploads.MOST_CHARACTERS:,} characters, with blank lines between its paragraphs: there it is "
-            "cut into a part that fits and one that judges. It stays on this computer.",
+            f"cut into a part that fits and one that judges. {where}",
         )
         st.button("Use this text", key="use-pasted", on_click=_take_pasted)
         if refused := state.chosen("upload_refused"):
             widgets.problem(str(refused))
+
+
+def _most_megabytes() -> int:
+    return uploads.SHARED_MEGABYTES if rules().shared else uploads.MOST_MEGABYTES
+
+
+def _keep(name: str, content: bytes) -> str:
+    """The name of a corpus that was given by hand; a shared server does not tell where on its disk it lies."""
+    path = uploads.keep(name, content)
+    return uploads.public_name(path) if rules().shared else path
 
 
 def _take_upload() -> None:
@@ -87,13 +116,15 @@ def _take_upload() -> None:
     if file is None:
         return
     content = file.getvalue()  # type: ignore[attr-defined]
-    if len(content) > uploads.MOST_MEGABYTES * 2**20:
-        state.choose(
-            upload_refused=f"The file has {words.size(len(content))}; at most {uploads.MOST_MEGABYTES} MB are taken. "
-            "Give its path in the field Text instead."
-        )
+    most, kind = _most_megabytes(), file.name.rpartition(".")[2].lower()  # type: ignore[attr-defined]
+    if len(content) > most * 2**20:
+        remedy = "Take a part of it." if rules().shared else "Give its path in the field Text instead."
+        state.choose(upload_refused=f"The file has {words.size(len(content))}; at most {most} MB are taken. {remedy}")
         return
-    state.choose(corpus=uploads.keep(file.name, content), upload_refused="")  # type: ignore[attr-defined]
+    if rules().shared and kind not in uploads.SHARED_KINDS:
+        state.choose(upload_refused=f"Files .{kind} are not taken here, but .{', .'.join(uploads.SHARED_KINDS)}.")
+        return
+    state.choose(corpus=_keep(file.name, content), upload_refused="")  # type: ignore[attr-defined]
 
 
 def _take_pasted() -> None:
@@ -107,5 +138,4 @@ def _take_pasted() -> None:
             "Save it as a .txt file and upload that."
         )
         return
-    path = uploads.keep("pasted.txt", text.encode("utf-8", errors="replace"))
-    state.choose(corpus=path, pasted="", upload_refused="")
+    state.choose(corpus=_keep("pasted.txt", text.encode("utf-8", errors="replace")), pasted="", upload_refused="")

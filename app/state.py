@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
+import urllib.parse
 import uuid
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import streamlit as st
 
-from app.launch import MODEL_VARIABLE
+from app.lesson.questions import Verdict
+from app.rules import rules
 from core.errors import InputError
 from core.figures import Look
 from core.settings import Settings
@@ -34,6 +36,7 @@ DIRECTION_CHOICES = tuple(
     for name in DIRECTIONS
     for each in ([name.replace("K", size) for size in ("10", "50")] if name.endswith(":K") else [name])
 )
+MOST_TOP_K = 100_000
 LARGE_TYPE = 22
 """Pixels in figures for a class room, where nothing may be smaller than 20."""
 HISTORY = 50
@@ -72,14 +75,42 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
     return read
 
 
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        if not least <= float(text) <= most:  # also refuses NaN
+            raise ValueError(text)
+        return float(text)
+
+    return read
+
+
+def _exactly(value: float) -> str:
+    """A number so that it reads back the same."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
+
+
+def _flag(text: str) -> bool:
+    return text != "0"
+
+
+def _write_flag(value: object) -> str:
+    return str(int(bool(value)))
+
+
+NO_EDITS = "none"
+"""How the address says that the list was emptied, and not just never filled."""
+
+
 def _read_edits(text: str) -> tuple[Edit, ...]:
+    if text == NO_EDITS:
+        return ()
     pairs = [part.split(":") for part in text.split(",")][:MOST_TOKENS]
     edits = {int(number): Edit(int(number), float(ratio)) for number, ratio in pairs if int(number) >= 0}
     return tuple(edits.values())
 
 
 def _write_edits(edits: tuple[Edit, ...]) -> str:
-    return ",".join(f"{edit.token_id}:{edit.ratio:.4g}" for edit in edits)
+    return ",".join(f"{edit.token_id}:{_exactly(edit.ratio)}" for edit in edits) or NO_EDITS
 
 
 # key: (default, how to read it from the URL, how to write it there)
@@ -88,14 +119,27 @@ _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] =
     "corpus": ("sampler", str, str),
     "positions": (16384, _whole(lambda n: n in POSITIONS), str),
     "seed": (0, _whole(lambda n: 0 <= n < 2**32), str),
-    "edit": ((), _read_edits, _write_edits),
+    "edit": (None, _read_edits, _write_edits),
     "name": ("", lambda text: text[:NAME_LENGTH], str),
     "direction": ("minimum-variance", _one_of(DIRECTION_CHOICES), str),
-    "calibrate": (True, lambda text: text != "0", lambda value: str(int(value))),
-    "prompt": (DEFAULT_PROMPT, lambda text: text[:2000], str),
+    "calibrate": (True, _flag, _write_flag),
+    "prompt": (DEFAULT_PROMPT, lambda text: text[: rules().most_prompt].replace("\0", ""), str),
+    "chat": (False, _flag, _write_flag),
+    "samples": (6, _whole(lambda n: 1 <= n <= rules().most_samples), str),
+    "new-tokens": (40, _whole(lambda n: 1 <= n <= rules().most_new_tokens), str),
+    "noise-seed": (0, _whole(lambda n: 0 <= n < 2**32), str),
+    "temperature": (1.0, _number(0.01, 10), _exactly),
+    "top-k": (0, _whole(lambda n: 0 <= n <= MOST_TOP_K), str),
+    "top-p": (1.0, _number(0.01, 1), _exactly),
     "series": (FIRST_SERIES, lambda text: text[:500], str),
     "step": (None, _whole(lambda n: n >= 0), str),
+    "lesson": (1, _whole(lambda n: 1 <= n <= 99), str),
+    "present": (False, lambda text: text == "1", lambda value: str(int(value))),
 }
+
+
+OF_THE_CHOICE = ("model", "corpus", "positions", "seed")
+"""Fields that a class does not choose."""
 
 
 def start() -> None:
@@ -110,10 +154,24 @@ def start() -> None:
         if key in st.query_params:
             with contextlib.suppress(ValueError, InputError):
                 st.session_state[key] = read(st.query_params[key])
+    allowed = rules()
+    if allowed.fixed is not None:  # whatever the address says
+        model, corpus = allowed.fixed
+        st.session_state.update(model=model, corpus=corpus, positions=_positions_of(model), seed=0)
+        return
+    if allowed.shared:
+        try:
+            allowed.admit(
+                st.session_state["model"] or FIRST_MODEL, st.session_state["corpus"], st.session_state["positions"]
+            )
+        except InputError:
+            st.session_state.update({key: _FIELDS[key][0] for key in OF_THE_CHOICE})
     if st.session_state["model"] is None:
-        st.session_state["model"] = os.environ.get(MODEL_VARIABLE) or FIRST_MODEL
-        if "positions" not in st.query_params:
-            st.session_state["positions"] = _positions_of(st.session_state["model"])
+        st.session_state["model"] = allowed.named_model or FIRST_MODEL
+        if allowed.named_corpus and "corpus" not in st.query_params:
+            st.session_state["corpus"] = allowed.named_corpus
+    if "positions" not in st.query_params:
+        st.session_state["positions"] = _positions_of(st.session_state["model"])
 
 
 def _positions_of(model: object) -> int:
@@ -127,15 +185,26 @@ def model_chosen() -> None:
 
 
 def publish() -> None:
-    """Write what differs from the defaults into the URL."""
-    for key, (default, _, write) in _FIELDS.items():
-        value = st.session_state.get(key, default)
-        text = "" if value is None or value == default else write(value)
+    """Write what differs from the defaults into the URL; positions always, since their default depends on the model."""
+    fixed = rules().fixed is not None
+    defaults = {key: field[0] for key, field in _FIELDS.items()} | {"positions": None}
+    if rules().named_corpus:
+        defaults["corpus"] = None
+    for key, (_, _, write) in _FIELDS.items():
+        value = st.session_state.get(key, defaults[key])
+        text = "" if value is None or value == defaults[key] or (fixed and key in OF_THE_CHOICE) else write(value)
         if text and len(text) <= 2000:
             if st.query_params.get(key) != text:
                 st.query_params[key] = text
         elif key in st.query_params:
             del st.query_params[key]
+
+
+def address() -> str:
+    """Where this view can be opened again, by others too where they reach this server."""
+    publish()
+    query = urllib.parse.urlencode(st.query_params.to_dict(), quote_via=urllib.parse.quote)
+    return f"{st.context.url or ''}?{query}"
 
 
 def session() -> str:
@@ -144,10 +213,18 @@ def session() -> str:
 
 def choice() -> Choice | None:
     """What is to be analysed, or None while no model is chosen."""
+    if (fixed := class_choice()) is not None:
+        return fixed
     get = st.session_state.get
     name = (get("model") or "").strip()
     corpus = (get("corpus") or "sampler").strip()
     return Choice(name, corpus, get("positions", 16384), int(get("seed") or 0)) if name else None
+
+
+def class_choice() -> Choice | None:
+    """What a class works with, or None where everybody chooses."""
+    fixed = rules().fixed
+    return None if fixed is None else Choice(*fixed, _positions_of(fixed[0]))
 
 
 def choose(**values: object) -> None:
@@ -170,15 +247,72 @@ def sent(component: str, name: str) -> Any:
 def look() -> Look:
     """Light or dark as the browser shows it, large where the presenter asked for it."""
     with contextlib.suppress(AttributeError):
-        return Look(dark=st.context.theme.type == "dark", type_size=LARGE_TYPE if st.session_state.get("large") else 14)
+        return Look(dark=st.context.theme.type == "dark", type_size=LARGE_TYPE if _large() else 14)
     return Look()
+
+
+def reached_at(address: str) -> str:
+    """The address at which this visitor's browser found the server, unless that is this computer itself: then `address`."""
+    with contextlib.suppress(AttributeError, ValueError):
+        seen = urlsplit(st.context.url or "")
+        if seen.hostname and seen.hostname not in ("localhost", "127.0.0.1", "::1"):
+            return f"{seen.scheme}://{seen.netloc}"
+    return address
+
+
+def _large() -> bool:
+    return bool(st.session_state.get("large")) or presenting()
+
+
+# --- the lesson: its step, its answers, the presenter's view -----------------------------------------------------------
+
+
+def lesson_step(steps: int) -> int:
+    """The step of the lesson that is shown, from 1."""
+    number = min(int(st.session_state.get("lesson") or 1), steps)
+    st.session_state["lesson"] = number
+    return number
+
+
+def turn(by: int) -> None:
+    """Go on or back in the lesson."""
+    st.session_state["lesson"] = max(1, int(st.session_state.get("lesson") or 1) + by)
+
+
+def presenting() -> bool:
+    return bool(st.session_state.get("present"))
+
+
+def start_presenting() -> None:
+    st.session_state["present"] = True
+
+
+def stop_presenting() -> None:
+    st.session_state["present"] = False
+
+
+def keep_verdict(step: int, question: str, verdict: Verdict) -> None:
+    """What was said to the last answer of a step; a question that changed meanwhile has none."""
+    st.session_state.setdefault("verdicts", {})[step] = (question, verdict)
+    if verdict.right:
+        st.session_state.setdefault("answered", set()).add(step)
+
+
+def verdict(step: int, question: str) -> Verdict | None:
+    asked, found = st.session_state.get("verdicts", {}).get(step, ("", None))
+    return found if asked == question else None
+
+
+def answered() -> frozenset[int]:
+    """Steps whose question was answered right."""
+    return frozenset(st.session_state.get("answered", ()))
 
 
 # --- the list of edits, with undo ---------------------------------------------------------------------------------
 
 
 def edits() -> tuple[Edit, ...]:
-    return st.session_state.get("edit", ())
+    return st.session_state.get("edit") or ()
 
 
 def edits_revision() -> int:
@@ -236,24 +370,20 @@ def drop_unknown(known: Container[int]) -> None:
     """Tokens that the model does not have, as a URL may name them, leave the list."""
     kept = tuple(edit for edit in edits() if edit.token_id in known)
     if len(kept) < len(edits()):
-        st.session_state["edit"] = kept
+        st.session_state["edit"] = kept or None
 
 
 def offer(first: Callable[[], Edit | None]) -> None:
     """A first visitor finds one token steered, so that pages show something; a list that was emptied stays empty."""
-    if st.session_state.get("offered"):
-        return
-    st.session_state["offered"] = True
-    found = None if edits() else first()
-    if found is not None:
-        st.session_state["edit"] = (found,)
+    if st.session_state.get("edit") is None:
+        found = first()
+        st.session_state["edit"] = () if found is None else (found,)
         st.session_state["revision"] += 1
 
 
 def forget_edits() -> None:
     """Token ids mean nothing to another model."""
-    st.session_state["offered"] = False
-    st.session_state["edit"] = ()
+    st.session_state["edit"] = None
     st.session_state["history"] = []
     st.session_state["revision"] += 1
 

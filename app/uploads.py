@@ -14,6 +14,10 @@ MOST_MEGABYTES = 50
 MOST_CHARACTERS = 1_000_000
 """Of a text that is pasted; a file may hold more."""
 KEPT = 20
+SHARED_KINDS = ("txt", "md", "jsonl", "csv")
+"""What strangers may upload: a few kilobytes of Parquet can unpack to gigabytes."""
+SHARED_MEGABYTES = 5
+NAMED = re.compile(r"upload:([0-9a-f]{16})/([A-Za-z0-9_-][A-Za-z0-9._-]{0,79})")
 
 
 def keep(name: str, content: bytes) -> str:
@@ -34,3 +38,18 @@ def keep(name: str, content: bytes) -> str:
 def title(corpus: str) -> str:
     """A corpus as a menu shows it: a file by its name."""
     return Path(corpus).name if ("/" in corpus or "\\" in corpus) and not corpus.startswith("hub:") else corpus
+
+
+def public_name(path: str) -> str:
+    """An upload as its address names it on a shared server: by its hash, without the place on the disk."""
+    kept = Path(path)
+    return f"upload:{kept.parent.name}/{kept.name}"
+
+
+def find(corpus: str) -> Path | None:
+    """The file that `public_name` named, None if there is none (any more)."""
+    named = NAMED.fullmatch(corpus)
+    if named is None:
+        return None
+    path = Store().folder / "uploads" / named[1] / named[2]
+    return path if path.is_file() else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -43,6 +43,22 @@ STYLE = """
 .hs-facts dd {margin: 0 !important; padding: 0; font-size: 1.08rem; overflow-wrap: anywhere;}
 .hs-held-out dd {color: HS_HELD_OUT; text-decoration: underline dashed; text-underline-offset: .25em;}
 .st-key-job {min-height: 26rem;}
+.st-key-lesson-bar {padding-top: .9rem;}
+.hs-progress {display: flex; gap: .9rem; align-items: center; margin: 0; white-space: nowrap;}
+@media (max-width: 640px) {.hs-dots, .hs-progress .hs-quiet {display: none !important;}}
+.hs-dots {display: inline-flex; gap: .35rem;}
+.hs-dot {width: .7rem; height: .7rem; border-radius: 50%; border: 2px solid currentColor; opacity: .45;}
+.hs-dot-right {background: currentColor;}
+.hs-dot-now {opacity: 1; outline: 2px solid currentColor; outline-offset: 2px;}
+.hs-quiet {opacity: .78;}
+.hs-question {margin: 0; line-height: 1.5; max-width: 60rem;}
+.hs-verdict {margin: 0; line-height: 1.5; padding-left: .8rem; border-left: 4px solid; max-width: 60rem;}
+.hs-right {border-color: HS_OURS;} .hs-right::before {content: "✓ "; font-weight: 700;}
+.hs-wrong {border-color: HS_WARNING;} .hs-wrong::before {content: "→ "; font-weight: 700;}
+.hs-join {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 2rem; align-items: center;
+  font-size: 1.5rem; line-height: 1.6;}
+.hs-join svg {width: 100%; max-width: 30rem; height: auto; display: block;}
+.hs-join b {display: block; font-size: 2rem; overflow-wrap: anywhere;}
 """
 
 
@@ -58,7 +74,7 @@ def style() -> None:
     if look.dark:
         sheet += 'button[kind^="primary"], button[kind^="primary"] p {color: #0B1118 !important;}'
     if look.type_size >= 20:
-        sheet += "html {font-size: 23px;}"  # the smallest text is 0.875 of it
+        sheet += "html {font-size: 23px;} .knob-value {font-size: .875rem;}"  # the smallest text is 0.875 of it
     st.html(f"<style>{sheet}</style>")
 
 
@@ -111,13 +127,20 @@ def facts(items: Iterable[tuple[str, str]]) -> None:
     st.html(f'<dl class="hs-facts">{cells}</dl>')
 
 
-def chart(item: Chart, key: str, title: str) -> None:
-    """A figure under its title, with its numbers one click away."""
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+def chart(item: Chart, key: str, title: str, *, alone: bool = False) -> None:
+    """A figure under its title, with its numbers one click away.
+
+    `alone`: without them, as high as its place allows, for a projector.
+    """
+    if alone:
         st.markdown(f"**{title}**")
-        data(item.table, key)
+    else:
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(f"**{title}**")
+            data(item.table, key)
     config = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
-    st.plotly_chart(item.figure, key=key, theme=None, config=config, alt=item.summary)
+    height: Literal["stretch", "content"] = "stretch" if alone else "content"
+    st.plotly_chart(item.figure, key=key, theme=None, config=config, alt=item.summary, height=height)
 
 
 def data(table: pd.DataFrame, key: str, most: int = 200) -> None:
@@ -219,8 +242,9 @@ def _progress(job: Job, lane: Lane, show: Callable[[Any], None] | None) -> None:
         return
     if job.state == "waiting":
         place = lane.place(job)
-        line = f"Waiting: number {place} in line." if place > 1 else "Waiting for its turn: next in line."
-        st.progress(0.0, text=line)
+        line = f"Waiting: number {place} in line" if place > 1 else "Waiting for its turn: next in line"
+        left = lane.seconds_to_wait(job)
+        st.progress(0.0, text=line + (f", about {words.duration(left)}." if left and left >= 1 else "."))
     else:
         left = job.seconds_left()
         parts = [plain(job.phrase) or "Starting"]

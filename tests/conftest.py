@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     _scratch.cleanup()
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """`-m "not slow"` leaves out whatever needs the real model, a browser or a cluster."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`-m "not slow"` leaves out whatever needs the real model, a browser or a cluster; load tests only run with `-m load`."""
+    if "load" not in str(config.getoption("markexpr")):
+        items[:] = [item for item in items if item.get_closest_marker("load") is None]
     for item in items:
         if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

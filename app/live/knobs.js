@@ -127,6 +127,7 @@ class Knobs {
       for (const end of ["pointerup", "pointercancel", "blur"])
         slider.addEventListener(end, () => (this.held = false));
       this.values.push(this.make("output", "", line));
+      if (this.data.fixed) return slider; // where the list is not the reader's to change
       const remove = this.make("button", "", line);
       remove.type = "button";
       remove.textContent = "✕";

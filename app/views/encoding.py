@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from app import cache, state, widgets
+from app.edits import MOST_FOUND, find_tokens
 from app.state import Choice
 from core.encoding import Encoding
 from core.figures import Look, sentences, words
@@ -19,7 +19,6 @@ from core.tables import residual_groups
 QUESTION = "Is a token's average probability written in its embedding?"
 HOLDS = 0.5
 """R² on held-out text from which on the page says that the encoding holds."""
-MOST_FOUND = 8
 VIEWS = ("Fit", "Weights", "Sparsity", "Why", "Map", "Tokens")
 
 
@@ -81,24 +80,6 @@ def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
             "on the rest, five times. **Held-out text**: probabilities of the same tokens on documents that were "
             "not used. The claim would be wrong here if these two were near zero while the fit is high."
         )
-
-
-def find_tokens(encoding: Encoding, text: str) -> list[int]:
-    """Places of the tokens that a text names: itself, else with a blank before it, else those that contain it.
-
-    At most `MOST_FOUND`, the most probable first.
-    """
-    if not text:
-        return []
-    tests: tuple[Callable[[str], bool], ...] = (
-        lambda token: token == text,
-        lambda token: token == " " + text,
-        lambda token: text.lower() in token.lower(),
-    )
-    for fits in tests:
-        if found := [at for at, token in enumerate(encoding.tokens) if fits(token)]:
-            return sorted(found, key=lambda at: -encoding.alpha[at])[:MOST_FOUND]
-    return []
 
 
 def _found_line(encoding: Encoding, wanted: str, found: list[int]) -> str:

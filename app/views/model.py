@@ -27,7 +27,7 @@ def page() -> None:
     found = None if isinstance(ready, Job) else ready
     widgets.say(sentences.model(choice.model, encoding, found))
     widgets.precomputed(choice)
-    if choice.model == "demo":
+    if choice.model == "demo" and state.class_choice() is None:
         _real_one()
     widgets.facts(_facts(choice, encoding, found))
     for told in (encoding.note, *encoding.warnings):

@@ -9,8 +9,10 @@ import streamlit as st
 
 from app import cache, edits, jobs, state, widgets
 from app.cache import Writing
+from app.rules import rules
 from app.state import Choice
 from core.encoding import Encoding
+from core.errors import HeadscopeError
 from core.errors import HeadscopeError
 from core.figures import sentences, texts, words
 from core.results import Generated, Sampling
@@ -40,9 +42,14 @@ def page() -> None:
     if pressed or not isinstance(asked, Writing):  # a first visit finds texts without a press
         asked = form
         state.choose(writing=asked)
-        if pressed:
-            jobs.generation().forget(("texts", choice, asked))
-        cache.texts(choice, asked)
+        old = cache.find_texts(choice, asked)
+        if pressed and old is not None and old.state != "done":  # what is done may be looked at by others
+            jobs.generation().forget(old.key)
+        try:
+            cache.texts(choice, asked)
+        except HeadscopeError as error:
+            widgets.problem(error)
+            return
     job = cache.find_texts(choice, asked)
     with place:
         _edit_line(known)
@@ -75,11 +82,16 @@ def _edit_line(known: dict[int, tuple[str, float]]) -> None:
 
 def _form(choice: Choice) -> tuple[Writing, bool]:
     """What is to be written as the inputs say, and whether the button was pressed."""
+    allowed = rules()
     with st.form("writing-form", border=True):
         prompt = st.text_area("Prompt", key="prompt", height=90, persist_state="session")
         with st.container(horizontal=True):
-            samples = st.number_input("Texts per side", 1, 64, 6, key="samples", persist_state="session")
-            length = st.number_input("New tokens", 1, 1024, 40, key="new-tokens", persist_state="session")
+            samples = st.number_input(
+                "Texts per side", 1, allowed.most_samples, 6, key="samples", persist_state="session"
+            )
+            length = st.number_input(
+                "New tokens", 1, allowed.most_new_tokens, 40, key="new-tokens", persist_state="session"
+            )
             seed = st.number_input("Seed of the noise", 0, 2**32 - 1, 0, key="noise-seed", persist_state="session")
         with st.expander("Sampling"), st.container(horizontal=True):
             heat = st.number_input("Temperature", 0.01, 10.0, 1.0, 0.1, key="temperature", persist_state="session")

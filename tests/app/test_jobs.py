@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.jobs import KEPT, Job, Lane, now
+from app.jobs import KEPT, MOST_WAITING, Job, Lane, now
 from core.errors import InputError
 from core.settings import Progress, tell_bytes
 
@@ -118,6 +118,97 @@ def test_one_that_is_looked_at_goes_first(gate: Gate) -> None:
     gate.open.set()
     ended(left), ended(seen)
     assert order == ["c", "b"]
+
+
+def recorder(order: list[str], name: str):
+    return lambda progress: order.append(name)
+
+
+def test_one_who_asks_for_much_does_not_starve_the_others(gate: Gate) -> None:
+    lane, order = Lane("test"), []
+    lane.submit("gate", "G", gate)
+    assert gate.began.wait(5)
+    for number in range(4):
+        lane.submit(("a", number), "A", recorder(order, "a"), owner="a")
+    last = lane.submit(("a", 4), "A", recorder(order, "a"), owner="a")
+    first = [lane.submit(who, who, recorder(order, who), owner=who) for who in "bc"]
+    assert [lane.place(job) for job in first] == [2, 3] and lane.place(last) == 7
+    gate.open.set()
+    ended(last)
+    assert order == ["a", "b", "c", "a", "a", "a", "a"]
+
+
+def test_newcomers_do_not_starve_the_old(gate: Gate) -> None:
+    """A second job of somebody is overtaken only by those who came with their first before it."""
+    lane, order = Lane("test"), []
+    lane.submit("gate", "G", gate)
+    assert gate.began.wait(5)
+    lane.submit("a1", "A", recorder(order, "a1"), owner="a")
+    second = lane.submit("a2", "A", recorder(order, "a2"), owner="a")
+    lane.submit("b", "B", recorder(order, "b"), owner="b")
+    gate.open.set()
+    ended(second)
+    gate.open.clear()
+    for number in range(5):
+        ended(lane.submit(("new", number), "N", recorder(order, "n"), owner=f"new {number}"))
+    assert order[:3] == ["a1", "b", "a2"]
+
+
+def test_another_job_of_a_visitor_drops_the_oldest(gate: Gate) -> None:
+    lane, order = Lane("test", each=2), []
+    running = lane.submit("gate", "G", gate, owner="a")
+    assert gate.began.wait(5)
+    second = lane.submit("a2", "A", recorder(order, "a2"), owner="a")
+    third = lane.submit("a3", "A", recorder(order, "a3"), owner="a")
+    assert ended(running).state == "cancelled"  # it was running: it stopped at its next step
+    assert ended(second).state == "done" and ended(third).state == "done"
+
+
+def test_what_others_wait_for_too_is_not_dropped(gate: Gate) -> None:
+    lane, order = Lane("test", each=1), []
+    lane.submit("gate", "G", gate)
+    assert gate.began.wait(5)
+    both = lane.submit("both", "B", recorder(order, "both"), owner="a")
+    assert lane.submit("both", "B", recorder(order, "both"), owner="b") is both
+    own = lane.submit("own", "O", recorder(order, "own"), owner="a")
+    assert both.state == "waiting" and own.state == "waiting" and both.owners == {"b"}
+    dropped = own
+    newest = lane.submit("newest", "N", recorder(order, "newest"), owner="a")
+    assert dropped.state == "cancelled" and lane.find("own") is None
+    gate.open.set()
+    ended(both), ended(newest)
+    assert order == ["both", "newest"]
+
+
+def test_what_was_dropped_can_be_asked_for_again(gate: Gate) -> None:
+    lane = Lane("test", each=1)
+    lane.submit("gate", "G", gate)
+    assert gate.began.wait(5)
+    lane.submit("x", "X", lambda progress: 1, owner="a")
+    lane.submit("y", "Y", lambda progress: 2, owner="a")
+    again = lane.submit("x", "X", lambda progress: 3, owner="b")
+    gate.open.set()
+    assert ended(again).result == 3
+
+
+def test_the_line_is_bounded(gate: Gate) -> None:
+    lane = Lane("test")
+    lane.submit("gate", "G", gate)
+    assert gate.began.wait(5)
+    for number in range(MOST_WAITING):
+        lane.submit(number, "N", lambda progress: None, owner=str(number))
+    with pytest.raises(InputError, match="are waiting already"):
+        lane.submit("more", "M", lambda progress: None)
+
+
+def test_the_wait_is_guessed_from_what_others_took(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
+    lane = Lane("test")
+    job = lane.submit("gate", "G", gate)
+    assert gate.began.wait(5)
+    waiting = lane.submit("w", "W", lambda progress: None)
+    assert lane.seconds_to_wait(waiting) is None and lane.seconds_to_wait(job) is None
+    lane._seconds.extend([4.0, 6.0])
+    assert lane.seconds_to_wait(waiting) == pytest.approx(5)
 
 
 def test_time_left_comes_from_the_speed_of_the_phrase(monkeypatch: pytest.MonkeyPatch) -> None:

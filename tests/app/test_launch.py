@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app import launch, uploads
+from app import launch, rules, uploads
 from core.errors import AnalysisError, InputError
+from tests.browser.server import free_port
 
 CONFIG = Path(launch.__file__).parent / ".streamlit" / "config.toml"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
-def test_other_computers_are_refused(host: str) -> None:
-    with pytest.raises(InputError, match="classroom mode"):
+def test_other_computers_are_let_in_only_on_purpose(host: str) -> None:
+    with pytest.raises(InputError, match=r"--classroom .* --public"):
         launch.run(host, 8501, browser=False)
 
 
-def test_classroom_is_not_there_yet() -> None:
-    with pytest.raises(InputError, match="not there yet"):
-        launch.run("localhost", 8501, classroom=True, browser=False)
+def test_a_class_and_the_public_are_two_things() -> None:
+    with pytest.raises(InputError, match="one of --classroom and --public"):
+        launch.run(None, 8501, classroom=True, public=True, browser=False)
+
+
+def test_a_corpus_that_cannot_be_read_is_refused_before_the_server_starts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        launch.run(None, 8501, "demo", str(tmp_path / "notes.txt"), classroom=True, browser=False)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What the server would be started with; it is not."""
+    arguments: list[str] = []
+    for name in (rules.AUDIENCE_VARIABLE, rules.MODEL_VARIABLE, rules.CORPUS_VARIABLE, rules.ADDRESS_VARIABLE):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("streamlit.web.cli.main", lambda: arguments.extend(sys.argv))
+    monkeypatch.setattr(sys, "argv", [])
+    yield arguments
+
+
+def test_at_home_only_this_computer_is_served(started: list[str]) -> None:
+    launch.run(None, free_port(), browser=False)
+    assert "--server.address=localhost" in started
+    assert rules.rules() == rules.Rules()
+
+
+@pytest.mark.parametrize("how", ["classroom", "public"])
+def test_others_are_let_in(started: list[str], how: str) -> None:
+    port = free_port()
+    launch.run(None, port, "demo", "python-docs", browser=False, **{how: True})
+    assert "--server.address=0.0.0.0" in started
+    told = rules.rules()
+    assert (told.audience, told.model, told.corpus) == (how, "demo", "python-docs")
+    assert re.fullmatch(rf"http://[\w.-]+:{port}", told.address)
+    assert not told.address.startswith(("http://0.0.0.0", "http://localhost"))
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])

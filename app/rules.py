@@ -1,0 +1,171 @@
+"""What this server allows: everything to the user of this computer, less to strangers, one model and one text to a class.
+
+The command line decides and tells the pages through the environment (`app.launch`). Limits are kept where work is
+started (`app.cache`), not only where widgets are drawn: an address or a message made by hand gets the same sentence.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from app import uploads
+from core.errors import InputError
+from core.results import MOST_NEW_TOKENS, MOST_SAMPLES, Sampling
+
+MODEL_VARIABLE = "HEADSCOPE_MODEL"
+CORPUS_VARIABLE = "HEADSCOPE_CORPUS"
+AUDIENCE_VARIABLE = "HEADSCOPE_AUDIENCE"
+ADDRESS_VARIABLE = "HEADSCOPE_ADDRESS"
+"""How what was said on the command line reaches the pages."""
+
+Audience = Literal["own", "public", "classroom"]
+
+KNOWN_MODELS = ("demo", "smollm2")
+KNOWN_CORPORA = ("sampler", "python-docs")
+MOST_PROMPT = 2000
+SHARED_SAMPLES = 8
+SHARED_NEW_TOKENS = 64
+SHARED_PROMPT = 500
+SHARED_POSITIONS = 16384
+SHARED_SELF_TOKENS = 20_000
+JOBS_EACH = 2
+"""Jobs that one visitor of a shared server may have in line; asking for another drops the oldest."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Who is served, and the bounds that follow from it.
+
+    Attributes:
+        audience: `own`: only this computer; `public`: whoever reaches the address; `classroom`: a class with a fixed
+            model and text.
+        model, corpus: as named on the command line, or None.
+        address: where others reach this server, or "".
+    """
+
+    audience: Audience = "own"
+    model: str | None = None
+    corpus: str | None = None
+    address: str = ""
+
+    @property
+    def shared(self) -> bool:
+        return self.audience != "own"
+
+    @property
+    def named_model(self) -> str | None:
+        """The command line's model as pages name it: to others a folder by its name, for its place is not their business."""
+        return told(self.model) if self.model and self.shared else self.model
+
+    @property
+    def named_corpus(self) -> str | None:
+        return told(self.corpus) if self.corpus and self.shared else self.corpus
+
+    @property
+    def fixed(self) -> tuple[str, str] | None:
+        """Model and text of a class, as pages name them; None where everybody chooses."""
+        if self.audience != "classroom":
+            return None
+        return self.named_model or KNOWN_MODELS[0], self.named_corpus or KNOWN_CORPORA[0]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What the list of models begins with; on a shared server all that it holds."""
+        return tuple(dict.fromkeys([*KNOWN_MODELS, *([self.named_model] if self.named_model else [])]))
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*KNOWN_CORPORA, *([self.named_corpus] if self.named_corpus else [])]))
+
+    @property
+    def most_samples(self) -> int:
+        return SHARED_SAMPLES if self.shared else MOST_SAMPLES
+
+    @property
+    def most_new_tokens(self) -> int:
+        return SHARED_NEW_TOKENS if self.shared else MOST_NEW_TOKENS
+
+    @property
+    def most_prompt(self) -> int:
+        """Characters."""
+        return SHARED_PROMPT if self.shared else MOST_PROMPT
+
+    @property
+    def jobs_each(self) -> int:
+        """Jobs of one visitor at a time; 0: any number."""
+        return JOBS_EACH if self.shared else 0
+
+    def admit(self, model: str, corpus: str, positions: int) -> tuple[str, str]:
+        """What a choice really names, once it is allowed.
+
+        Raises:
+            InputError: this server does not analyse that.
+        """
+        if not self.shared:
+            return model, corpus
+        if self.fixed is not None and (model, corpus) != self.fixed:
+            raise InputError(f"This class works with {self.fixed[0]} on {self.fixed[1]}; nothing else is opened here.")
+        if model not in self.models:
+            raise InputError(
+                f"This server is open to others, so it opens only {', '.join(self.models)}. Start Headscope on your own "
+                "computer for any other model."
+            )
+        if positions > SHARED_POSITIONS:
+            raise InputError(
+                f"This server is open to others: at most {SHARED_POSITIONS:,} positions are analysed here."
+            )
+        if corpus not in self.corpora and not _small_sample(corpus) and uploads.find(corpus) is None:
+            raise InputError(
+                f"This server is open to others, so it reads only {', '.join(self.corpora)}, texts that are uploaded, and "
+                f"self:N up to {SHARED_SELF_TOKENS:,}."
+            )
+        real_model = self.model if self.model and model == self.named_model else model
+        return real_model, self.corpus if self.corpus and corpus == self.named_corpus else corpus
+
+    def check_prompt(self, prompt: str) -> None:
+        """Refuse a prompt that is too long to be shared; elsewhere the model's own limit holds."""
+        if self.shared and len(prompt) > self.most_prompt:
+            raise InputError(
+                f"The prompt has {len(prompt):,} characters; this server is shared, so at most {self.most_prompt:,}: "
+                "shorten it."
+            )
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Refuse more texts than are written for one visitor of a shared server."""
+        for what, value, most in (
+            ("texts per side", sampling.samples, self.most_samples),
+            ("new tokens", sampling.new_tokens, self.most_new_tokens),
+        ):
+            if value > most:
+                raise InputError(f"{value:,} {what} are asked for; this server is shared, so at most {most:,}.")
+
+    def check_own(self, what: str) -> None:
+        """Refuse what only the user of this computer may start."""
+        if self.shared:
+            raise InputError(
+                f"This server is shared: {what} is switched off. Start Headscope on your own computer for it."
+            )
+
+
+def rules() -> Rules:
+    """The rules of this server."""
+    audience = os.environ.get(AUDIENCE_VARIABLE, "own")
+    return Rules(
+        "classroom" if audience == "classroom" else "public" if audience == "public" else "own",
+        os.environ.get(MODEL_VARIABLE) or None,
+        os.environ.get(CORPUS_VARIABLE) or None,
+        os.environ.get(ADDRESS_VARIABLE, ""),
+    )
+
+
+def told(name: str) -> str:
+    """A model or text as others may read it: a place on this computer's disk by its last name."""
+    return Path(name).name if name.startswith(("/", "~", ".")) or "\\" in name else name
+
+
+def _small_sample(corpus: str) -> bool:
+    count = corpus.removeprefix("self:")
+    return corpus.startswith("self:") and count.isascii() and count.isdecimal() and int(count[:9]) <= SHARED_SELF_TOKENS

@@ -1,0 +1,40 @@
+"""Join: how does a class get here?"""
+
+from __future__ import annotations
+
+import html
+
+import segno
+import streamlit as st
+
+from app import state, widgets
+from app.rules import rules
+
+QUESTION = "How do I get here?"
+FIRST_PAGE = "/learn"
+"""Where a class begins."""
+
+
+def page() -> None:
+    st.title(QUESTION, anchor=False)
+    address = state.reached_at(rules().address) + FIRST_PAGE
+    shown = html.escape(address.removeprefix("http://"))
+    st.html(
+        f'<div class="hs-join"><div role="img" aria-label="QR code of {html.escape(address)}">{qr_code(address)}</div>'
+        f"<ol><li>Join the network that this computer is in.</li><li>Point your camera at the code, or open"
+        f"<b>{shown}</b></li></ol></div>"
+    )
+    widgets.note(
+        "Everybody steers a state of their own; nobody sees what others do. Texts are written in turn, and each page says "
+        "which place in line it has."
+    )
+
+
+def qr_code(text: str) -> str:
+    """A QR code as an SVG that stands in the page; black on white in both themes, or cameras do not read it."""
+    code = segno.make(text, error="m", micro=False)
+    return code.svg_inline(scale=1, border=3, dark="#000", light="#fff", omitsize=True)
+
+
+if __name__ == "__main__":
+    page()

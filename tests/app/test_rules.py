@@ -1,0 +1,182 @@
+"""What a class and strangers may do: limits hold where work is started, whatever a page or an address says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import segno
+from streamlit.testing.v1 import AppTest
+
+from app import cache, rules, state, uploads
+from app.rules import Rules
+from app.state import Choice
+from app.views.join import qr_code
+from core.errors import InputError
+from core.results import Sampling
+from tests.app.arrays import EDITS
+from tests.app.conftest import settled, text_of
+
+Visit = Callable[..., AppTest]
+CLASS = Rules("classroom", "demo", "python-docs", "http://192.168.1.5:8501")
+PUBLIC = Rules("public", "org/name", None, "http://192.168.1.5:8501")
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, what: Rules) -> None:
+    for variable, value in (
+        (rules.AUDIENCE_VARIABLE, what.audience),
+        (rules.MODEL_VARIABLE, what.model),
+        (rules.CORPUS_VARIABLE, what.corpus),
+        (rules.ADDRESS_VARIABLE, what.address),
+    ):
+        monkeypatch.setenv(variable, value or "")
+
+
+def test_at_home_everything_is_allowed() -> None:
+    own = Rules()
+    assert own.admit("a/folder", "/a/file.txt", 65536) == ("a/folder", "/a/file.txt")
+    own.check_prompt("x" * 100_000)
+    own.check_sampling(Sampling(64, 1024))
+    own.check_own("training")
+    assert own.fixed is None and own.jobs_each == 0
+
+
+@pytest.mark.parametrize("model", ["smollm2", "org/name", "/etc", "../models/a"])
+def test_a_class_opens_nothing_else(model: str) -> None:
+    with pytest.raises(InputError, match="This class works with demo on python-docs"):
+        CLASS.admit(model, "python-docs", 8192)
+    with pytest.raises(InputError, match="This class"):
+        CLASS.admit("demo", "/etc/passwd", 8192)
+    assert CLASS.admit("demo", "python-docs", 8192) == ("demo", "python-docs")
+
+
+def test_a_place_on_the_teachers_disk_is_not_told() -> None:
+    own = Rules("classroom", "~/models/mine", "~/texts/novel.txt")
+    assert own.fixed == ("mine", "novel.txt")
+    assert own.admit("mine", "novel.txt", 8192) == ("~/models/mine", "~/texts/novel.txt")
+    assert Rules("public", "~/models/mine", None).models == ("demo", "smollm2", "mine")
+
+
+@pytest.mark.parametrize(
+    ("model", "corpus", "positions"),
+    [
+        ("other/model", "sampler", 1024),
+        ("/etc", "sampler", 1024),
+        ("demo", "/etc/passwd", 1024),
+        ("demo", "..", 1024),
+        ("demo", "hub:dataset", 1024),
+        ("demo", "self:1000000", 1024),
+        ("demo", "self:\u0663", 1024),
+        ("demo", "upload:0123456789abcdef/none.txt", 1024),
+        ("demo", "upload:0123456789abcdef/../../../etc/passwd", 1024),
+        ("demo", "sampler", 65536),
+    ],
+)
+def test_strangers_reach_neither_the_disk_nor_the_hub(model: str, corpus: str, positions: int) -> None:
+    with pytest.raises(InputError, match="open to others"):
+        PUBLIC.admit(model, corpus, positions)
+
+
+def test_strangers_have_what_comes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    for model in ("demo", "smollm2", "org/name"):
+        assert PUBLIC.admit(model, "sampler", 16384) == (model, "sampler")
+    assert PUBLIC.admit("demo", "self:20000", 1024) == ("demo", "self:20000")
+    name = uploads.public_name(uploads.keep("../my text.txt", b"one two"))
+    assert re.fullmatch(r"upload:[0-9a-f]{16}/my-text\.txt", name) and str(tmp_path) not in name
+    assert PUBLIC.admit("demo", name, 1024) == ("demo", name)
+    found = uploads.find(name)
+    assert found is not None and found.read_bytes() == b"one two"
+
+
+@pytest.mark.parametrize("shared", [CLASS, PUBLIC])
+def test_shared_prompts_and_samples_are_bounded(shared: Rules) -> None:
+    shared.check_prompt("x" * 500)
+    with pytest.raises(InputError, match=r"501 characters.*at most 500"):
+        shared.check_prompt("x" * 501)
+    shared.check_sampling(Sampling(8, 64))
+    for sampling in (Sampling(9, 64), Sampling(8, 65)):
+        with pytest.raises(InputError, match="this server is shared, so at most"):
+            shared.check_sampling(sampling)
+    with pytest.raises(InputError, match="switched off"):
+        shared.check_own("training")
+
+
+def test_limits_hold_where_work_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, CLASS)
+    choice = Choice("demo", "python-docs", 8192)
+    writing = cache.Writing(EDITS, "minimum-variance", True, "x" * 501, False, Sampling())
+    with pytest.raises(InputError, match="500"):
+        cache.texts(choice, writing)
+    with pytest.raises(InputError, match="500"):
+        cache.prompt(choice, "x" * 501, False)
+    with pytest.raises(InputError, match="switched off"):
+        cache.dynamics("/a/folder")
+    with pytest.raises(InputError, match="This class"):
+        cache.open_analysis(Choice("smollm2", "sampler", 8192))
+
+
+def test_a_class_has_no_choices(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, CLASS)
+    test = visit("encoding", model="smollm2", corpus="/etc/passwd", positions="1024", seed="7")
+    assert not test.exception and not test.error
+    assert test.session_state["model"] == "demo" and test.session_state["corpus"] == "python-docs"
+    assert not test.selectbox and not test.get("file_uploader")
+    assert "This class works with <b>demo</b> on the text <b>python-docs</b>" in text_of(test)
+    assert not {"model", "corpus", "positions", "seed"} & set(test.query_params)
+    settled(test.switch_page("views/samples.py").run())
+    assert test.number_input(key="samples").max == 8 and test.number_input(key="new-tokens").max == 64
+    test.switch_page("views/model.py").run()
+    assert not [b for b in test.button if "SmolLM2" in b.label]
+
+
+def test_a_strangers_address_falls_back(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, PUBLIC)
+    test = visit("encoding", model="/etc", corpus="/etc/passwd", positions="65536")
+    assert not test.exception and not test.error
+    assert test.session_state["model"] == "org/name" and test.session_state["corpus"] == "sampler"
+    assert list(test.selectbox(key="model").options) == ["demo", "smollm2", "org/name"]
+
+
+def test_an_upload_of_a_stranger_is_named_without_its_place(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    serve(monkeypatch, Rules("public", "demo"))
+    test = visit("model")
+    test.file_uploader(key="upload").set_value(("notes.txt", b"one two three", "text/plain")).run()
+    assert test.session_state["corpus"].startswith("upload:") and not test.error
+    test.file_uploader(key="upload").set_value(("big.txt", b"a" * (5 * 2**20 + 1), "text/plain")).run()
+    assert any("at most 5 MB" in e.value.replace("\\", "") for e in test.error)
+
+
+def test_the_join_page_shows_the_address_as_a_code(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, CLASS)
+    test = visit("join")
+    said = text_of(test)
+    assert not test.exception and "<b>192.168.1.5:8501/learn</b>" in said
+    path = re.search(r'class="qrline" stroke="#000" d="([^"]+)"', said)
+    assert path is not None
+    expected = segno.make("http://192.168.1.5:8501/learn", error="m", micro=False)
+    assert path[1] in expected.svg_inline(scale=1, border=3, dark="#000", light="#fff", omitsize=True)
+    assert "<script" not in qr_code('http://x/"><script>')
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://localhost:8501/join", CLASS.address),
+        ("http://127.0.0.1:8501/join", CLASS.address),
+        ("https://class.example.org/join", "https://class.example.org"),
+        ("http://10.0.0.7:8501/join", "http://10.0.0.7:8501"),
+        (None, CLASS.address),
+    ],
+)
+def test_the_address_is_the_one_that_works_for_the_teacher(
+    monkeypatch: pytest.MonkeyPatch, url: str | None, address: str
+) -> None:
+    monkeypatch.setattr(state.st, "context", SimpleNamespace(url=url))
+    assert state.reached_at(CLASS.address) == address
