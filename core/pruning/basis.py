@@ -44,13 +44,25 @@ class Basis:
     """Coordinates of which the first k stay.
 
     Attributes:
-        columns: [d, d] C, the output embedding in these coordinates is E·C. components: [d, d] R, the hidden state is Rᵀh.
+        columns: [d, r] C, the output embedding in these coordinates is E·C. components: [d, r] R, the hidden state is Rᵀh.
         order: [d] the dimensions, those that leave last first; None where every component mixes all of them.
+        plain: a deletion after which what stays is as it was.
     """
 
-    columns: Float64[np.ndarray, "d d"]
-    components: Float64[np.ndarray, "d d"]
-    order: Int64[np.ndarray, "d"] | None
+    columns: Float64[np.ndarray, "d r"]
+    components: Float64[np.ndarray, "d r"]
+    order: Int64[np.ndarray, "r"] | None
+    plain: bool = False
+
+    @property
+    def width(self) -> int:
+        """r"""
+        return self.columns.shape[1]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the full width changes nothing: C Rᵀ = 1."""
+        return self.width == len(self.columns)
 
 
 def find_basis(method: str, head: Head, encoding: Encoding, fit: Moments, seed: int = 0) -> Basis:
@@ -99,7 +111,7 @@ def ridged(matrix: Float64[np.ndarray, "d d"], share: float = RIDGE) -> Float64[
 def deletion(order: Int64[np.ndarray, "d"]) -> Basis:
     """Dimensions leave, the last of `order` first, and nothing else changes."""
     permutation = np.eye(len(order))[:, order]
-    return Basis(permutation, permutation, order)
+    return Basis(permutation, permutation, order, plain=True)
 
 
 def compensated(order: Int64[np.ndarray, "d"], second: Float64[np.ndarray, "d d"]) -> Basis:

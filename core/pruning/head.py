@@ -8,11 +8,12 @@ head (`core.model.head`). Source: method §4.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int, Int64
 from torch import Tensor
 
 from core.encoding import Encoding
@@ -70,6 +71,20 @@ class PrunedHead:
             if self.softcap is not None:
                 values.div_(self.softcap).tanh_().mul_(self.softcap)
         return values
+
+    def rows(
+        self, ids: Sequence[int] | Int[np.ndarray, "k"]
+    ) -> tuple[Float64[np.ndarray, "k d"], Float64[np.ndarray, "k"]]:
+        """Rows of the dense weight [k, d] and of the bias [k], as `Head.rows` gives them."""
+        index = torch.as_tensor(np.asarray(ids, dtype=np.int64), device=self.left.device)
+        left = self.left[index].double()
+        weight = left.new_zeros(len(left), self.dim)
+        if self.right is not None:
+            weight = left @ self.right.double().T
+        else:
+            weight[:, self.kept] = left
+        bias = left.new_zeros(len(left)) if self.bias is None else self.bias[index].double()
+        return weight.cpu().numpy(), bias.cpu().numpy()
 
     def dense_weight(self) -> Float32[Tensor, "V d"]:
         """[V, d] the same head as an ordinary matrix; columns of deleted dimensions are 0."""

@@ -32,6 +32,15 @@ def check_removed(removed: float) -> None:
         raise InputError(f"The fraction to remove is {removed:g}, but it must be from 0 (nothing) to below 1, as 0.3.")
 
 
+def check_pruning(method: str | None, removed: float | None) -> None:
+    """Refuse a method without a fraction, a fraction without a method, and what either may not be; neither is fine."""
+    if (method is None) != (removed is None):
+        raise InputError("Pruning needs both --method and --remove: give, for example, --method rotated --remove 0.3.")
+    if method is not None and removed is not None:
+        check_method(method)
+        check_removed(removed)
+
+
 def kept_dims(dim: int, removed: float, multiple: int = 1) -> int:
     """How many of `dim` dimensions stay when the fraction `removed` goes: d − round(removed·d), at least 1.
 
