@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg
-import scipy.special
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from core.errors import AnalysisError
@@ -199,6 +197,9 @@ def encode(
     Raises:
         AnalysisError: fewer usable tokens than dimensions, or values that are not finite.
     """
+    import scipy.linalg  # here and below: a page that shows a stored fit does not wait for scipy
+    import scipy.special
+
     vocab, dim = embedding.shape
     fit, held_out = observation.fit, observation.held_out
     token = np.ones(vocab, dtype=bool) if is_token is None else is_token
@@ -394,6 +395,8 @@ class _Line:
 
 def _solve(system: _System) -> _Line:
     """Least squares through the eigenvectors of the correlation matrix: scaled first, so units do not matter."""
+    import scipy.linalg
+
     scale = np.sqrt(np.diag(system.gram))
     scale = np.where(scale > 0, scale, 1.0)
     correlation = system.gram / np.outer(scale, scale)

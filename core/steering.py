@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
 from jaxtyping import Float, Float64, Int
 
 from core.encoding import Encoding
@@ -188,6 +186,8 @@ def direction_vector(
     check_direction(direction)
     dim = len(weights)
     if direction == "minimum-variance":
+        import scipy.linalg  # here and below: the lists of edits on a page do not wait for scipy
+
         ridge = RIDGE * np.trace(covariance) / dim
         u = scipy.linalg.solve(covariance + max(ridge, np.finfo(float).tiny) * np.eye(dim), mean_hidden, assume_a="pos")
         return u / float(mean_hidden @ u)
@@ -509,6 +509,8 @@ class Steerer:
 
     def _jointly(self, targets: np.ndarray, start: np.ndarray) -> np.ndarray:
         """All steps together: every token's edit takes probability from the others."""
+        import scipy.optimize
+
         log_targets = np.log(targets)
 
         def miss(steps: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ class Server:
 
     url: str
     log: Path
+    pid: int
 
     def tracebacks(self) -> str:
         """What the server printed from its first traceback on; empty if there was none."""
@@ -41,7 +42,6 @@ def free_port() -> int:
 def running_app(cache: Path, log: Path, *arguments: str, seconds: float = 60) -> Iterator[Server]:
     """Start the dashboard on the checked-out code with its results in `cache`; stop it at the end."""
     port = free_port()
-    server = Server(f"http://localhost:{port}", log)
     environment = os.environ | {"HEADSCOPE_CACHE": str(cache), "PYTHONFAULTHANDLER": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -52,6 +52,7 @@ def running_app(cache: Path, log: Path, *arguments: str, seconds: float = 60) ->
             stdout=output,
             stderr=subprocess.STDOUT,
         )
+    server = Server(f"http://localhost:{port}", log, process.pid)
     try:
         _wait_until_healthy(process, server, seconds)
         yield server

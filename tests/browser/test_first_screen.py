@@ -1,0 +1,129 @@
+"""The bundled model: nothing is downloaded, nothing is waited for, and the first screen comes as fast as a bare chart."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.pages import PATIENCE, charts_drawn, text_of, visit, visitor
+from tests.browser.server import free_port, running_app
+
+ROUNDS = 5
+MOST = 1.3
+"""Times as long as a bare page with one chart."""
+NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+"""Where everything that leaves this machine is sent: nobody listens there."""
+BARE = """
+import plotly.graph_objects as go
+import streamlit as st
+st.set_page_config(layout="wide")
+st.plotly_chart(go.Figure(go.Scatter(x=list(range(200)), y=[x * x for x in range(200)])), key="bare")
+"""
+CHART = "[...document.querySelectorAll('.js-plotly-plot')].some(chart => chart._fullData?.length)"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in NO_NETWORK.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+
+
+@contextmanager
+def bare_page(folder: Path) -> Iterator[str]:
+    """A Streamlit page with one Plotly chart and nothing else."""
+    script, port = folder / "bare.py", free_port()
+    script.write_text(BARE)
+    options = ("headless=true", "fileWatcherType=none", f"port={port}", "address=localhost")
+    command = [sys.executable, "-m", "streamlit", "run", str(script), *(f"--server.{each}" for each in options)]
+    command += ["--browser.gatherUsageStats=false", "--server.showEmailPrompt=false"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://localhost:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def seconds_to_a_chart(browser: Browser, url: str, path: str, started: float) -> float:
+    """From the start of the command until the first chart stands in a browser that has nothing of it yet."""
+    healthy = False
+    while not healthy:
+        try:
+            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2) as answer:
+                healthy = answer.status == 200
+        except OSError:
+            time.sleep(0.02)
+    with visitor(browser, url) as page:
+        page.goto(path)
+        page.wait_for_function(CHART, timeout=PATIENCE, polling=20)
+        return time.monotonic() - started
+
+
+def test_the_first_screen_is_as_fast_as_a_bare_chart(
+    browser: Browser, no_network: None, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Rounds alternate, so that whatever else the machine does meets both."""
+    bare, ours = [], []
+    for round_ in range(ROUNDS):
+        started = time.monotonic()
+        with bare_page(tmp_path) as url:
+            bare.append(seconds_to_a_chart(browser, url, "/", started))
+        started = time.monotonic()
+        with running_app(tmp_path / f"cache-{round_}", tmp_path / "server.log") as server:
+            ours.append(seconds_to_a_chart(browser, server.url, "/", started))
+    ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
+    record_property("first_screen_over_bare_chart", round(ratio, 3))
+    print(f"first screen / bare chart: {ratio:.2f} ({statistics.median(ours):.2f} s / {statistics.median(bare):.2f} s)")
+    assert ratio <= MOST
+
+
+@pytest.mark.parametrize("name", ["", "encoding", "steering", "samples", "pruning", "dynamics", "learn", "compare"])
+def test_a_page_is_filled_without_torch_and_without_a_network(
+    browser: Browser, no_network: None, tmp_path: Path, name: str
+) -> None:
+    with running_app(tmp_path / "cache", tmp_path / "server.log") as server, visitor(browser, server.url) as page:
+        visit(page, f"/{name}")
+        if name == "samples":
+            page.locator(".hs-pair").first.wait_for()
+        else:
+            charts_drawn(page)
+        assert "libtorch" not in loaded_libraries(server.pid)
+        said = text_of(page)
+        if name not in ("learn", "compare"):
+            assert "Precomputed" in said or "precomputed" in said
+    assert server.tracebacks() == ""
+
+
+def loaded_libraries(pid: int) -> str:
+    """The files that a process has mapped, torch's among them as soon as it is imported; empty where that is not told."""
+    maps = Path(f"/proc/{pid}/maps")
+    return maps.read_text() if maps.is_file() else ""
+
+
+def test_what_is_changed_on_the_bundled_model_is_computed(browser: Browser, no_network: None, tmp_path: Path) -> None:
+    """With the network off and an empty cache: another text, another edit, new samples."""
+    with running_app(tmp_path / "cache", tmp_path / "server.log") as server, visitor(browser, server.url) as page:
+        visit(page, "/encoding?corpus=python-docs&positions=1024")
+        charts_drawn(page)
+        assert "Precomputed" not in text_of(page)
+        wrote(page)
+    assert server.tracebacks() == ""
+
+
+def wrote(page: Page) -> None:
+    visit(page, "/samples?corpus=python-docs&positions=1024&edit=400:5")
+    page.get_by_role("spinbutton", name="Texts per side").fill("2")
+    page.get_by_role("spinbutton", name="New tokens").fill("8")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator(".hs-pair")).to_have_count(2, timeout=PATIENCE)
