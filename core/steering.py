@@ -483,6 +483,8 @@ class Steerer:
 
     def _single(self, token: int, ratio: float) -> float:
         """The step for one token alone: the first root of mean ratio = r on the branch that starts at no edit."""
+        import scipy.optimize
+
         part, log_ratio = self.fit.only(token), float(np.log(ratio))
         missing = log_ratio - float(part.offset[0])
         if missing == 0:
