@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,9 @@ from core.errors import AnalysisError, InputError
 from core.model.facts import HeadFacts
 from core.model.files import ModelFiles, ready, resolve
 from core.moments import Observation, Reservoir
-from core.results import DirectionRow, FewShotPoint, Generated, NextToken, Sampling, TokenChoice
+from core.pruning.names import FAST_MULTIPLE, METHODS, check_method, check_pruning, check_removed
+from core.pruning.result import HeadCost, Pruning
+from core.results import DirectionRow, FewShotPoint, Generated, NextToken, Sampling, Similarity, TokenChoice
 from core.settings import OnTokens, Progress, Settings, no_progress
 from core.steering import (
     LOGIT_BIAS,
@@ -45,6 +47,7 @@ from core.tokens import kind_of, token_texts
 if TYPE_CHECKING:
     from core.export.result import Exported
     from core.model import Head, LoadedModel
+    from core.pruning.head import PrunedHead
 
 SHARED_MODELS = 2
 
@@ -160,7 +163,8 @@ class Analysis:
             from core.model.rows import find_stored_head
 
             model = self.loaded(progress)
-            files, ram = model.files, estimate_ram(model.files.folder, self.settings.dtype)
+            files = self.files(progress)  # the model may have been loaded from another copy of these files
+            ram = estimate_ram(files.folder, self.settings.dtype)
             found = HeadFacts(
                 model.description,
                 model.check,
@@ -341,6 +345,114 @@ class Analysis:
         steerer = self.steerer([edit.token_id for edit in edits], direction, progress=progress)
         return steerer.steer([edit.ratio for edit in edits], calibrate)
 
+    # --- prune -----------------------------------------------------------------------------------------------------
+
+    def prune(
+        self,
+        methods: Sequence[str] = METHODS,
+        removed: Sequence[float] = (0.1, 0.3, 0.5),
+        *,
+        judge: Analysis | str | None = None,
+        seeds: int = 4,
+        progress: Progress = no_progress,
+    ) -> tuple[Pruning, ...]:
+        """Every method at every fraction, found from the fitting part and judged on held-out text. Each is stored when done.
+
+        Args:
+            methods: of `core.pruning.names.METHODS`. removed: fractions, 0 ≤ f < 1.
+            judge: another corpus (or an analysis of it) whose held-out part judges; this corpus's own if not given.
+            seeds: orders of `random`, from the settings' seed on.
+            progress: called at every tile of the vocabulary; may raise `Cancelled`.
+        """
+        for method in methods:
+            check_method(method)
+        for fraction in removed:
+            check_removed(fraction)
+        if not methods or not removed:
+            raise InputError("Pruning needs at least one method and one fraction: give, for example, rotated and 0.3.")
+        other = self.elsewhere(judge) if isinstance(judge, str) else judge or self
+        files = self.files(progress)
+        key = self.key(files) | {"judge": other.key(files), "removed": [float(f) for f in removed]}
+        keys = {m: key | {"method": m, "seeds": seeds if m == "random" else 1} for m in methods}
+        found = {method: self.store.get("pruning", keys[method], Pruning) for method in methods}
+        if any(each is None for each in found.values()):
+            encoding, fit = self.encoding(progress), self.observation(progress).fit
+            sample = other.observation(progress).held_out.reservoir
+            from core.pruning.curve import Judge
+            from core.pruning.study import prune_curve
+
+            head = self.loaded(progress).head
+            ready_to_judge = Judge(head, sample, progress=progress)
+            first = self.settings.seed
+            for method in [method for method in methods if found[method] is None]:
+                found[method] = prune_curve(
+                    head,
+                    encoding,
+                    fit,
+                    ready_to_judge,
+                    method,
+                    removed,
+                    seeds=range(first, first + seeds),
+                    corpus=self.corpus_name,
+                    judged_on=other.corpus_name,
+                    progress=progress,
+                )
+                self.store.put("pruning", keys[method], found[method])
+        return tuple(each for method in methods if (each := found[method]) is not None)
+
+    def elsewhere(self, corpus: str) -> Analysis:
+        """The same model and settings on another corpus."""
+        return Analysis(self.model, corpus, self.settings, self.store, local_paths=self.local_paths)
+
+    def pruned_cost(self, method: str, removed: float, progress: Progress = no_progress) -> HeadCost:
+        """Measured time and size of a pruned head, its width rounded down to what is fast, against the full head."""
+        from core.pruning.speed import measure_cost
+
+        pruned = self.pruned_head(method, removed, progress, multiple=FAST_MULTIPLE)
+        return measure_cost(self.loaded(progress).head, pruned, progress=progress)
+
+    def pruned_head(
+        self, method: str, removed: float, progress: Progress = no_progress, *, multiple: int = 1
+    ) -> PrunedHead:
+        """The head without the fraction `removed` of its dimensions, found from the fitting part alone.
+
+        Args:
+            multiple: round the width down to a multiple of this, see `core.pruning.names.kept_dims`.
+
+        Raises:
+            InputError: no such method, or a fraction out of range.
+        """
+        check_pruning(method, removed)
+        encoding, observation = self.encoding(progress), self.observation(progress)
+        from core.pruning.head import prune_head
+
+        progress("Pruning the head", None)
+        head, seed = self.loaded(progress).head, self.settings.seed
+        return prune_head(head, encoding, observation.fit, method, removed, seed, multiple=multiple)
+
+    def pruned(
+        self, method: str | None, removed: float | None, steering: Steering | None, progress: Progress = no_progress
+    ) -> tuple[PrunedHead | None, Steering | None]:
+        """A pruned head, and what a steering becomes on it: solved anew, to the same ratios of the model as it is.
+
+        Without a method, or where nothing is removed, there is no pruned head and the steering stays as it is.
+        """
+        check_pruning(method, removed)
+        if method is None or not removed:
+            return None, steering
+        if steering is not None and steering.direction == LOGIT_BIAS:
+            raise InputError("A logit bias cannot be solved on a pruned head: choose minimum-variance.")
+        head = self.pruned_head(method, removed, progress)
+        if steering is None:
+            return head, None
+        from core.export.change import Change
+        from core.export.edits import steer_pruned
+
+        edits, names = zip(*[(Edit(t.id, t.target), t.token) for t in steering.tokens], strict=True)
+        change = Change(edits, names, steering.direction, steering.calibrated, head, self.settings.seed)
+        full, observation = self.loaded(progress).head, self.observation(progress)
+        return head, steer_pruned(full, observation, self.encoding(progress), change, progress)
+
     def baselines(self, edits: Sequence[Edit], progress: Progress = no_progress) -> tuple[Steering, ...]:
         """The same ratios by a constant logit bias of log r, and along a random direction; neither calibrated."""
         ids, ratios = [edit.token_id for edit in edits], [edit.ratio for edit in edits]
@@ -469,15 +581,24 @@ class Analysis:
         return None if key is None else self.store.get("prompt", key, NextToken)
 
     def next_token(
-        self, prompt: str, steering: Steering | None = None, *, top: int = 12, chat: bool = False
+        self,
+        prompt: str,
+        steering: Steering | None = None,
+        *,
+        top: int = 12,
+        chat: bool = False,
+        method: str | None = None,
+        removed: float | None = None,
     ) -> NextToken:
-        """The next-token distribution at a prompt, before and after."""
-        stored = self.stored_prompt(prompt, top=top, chat=chat) if steering is None else None
+        """The next-token distribution at a prompt, before and after; see `generate` for the edit."""
+        pruned, steering = self.pruned(method, removed, steering)
+        unedited = steering is None and pruned is None
+        stored = self.stored_prompt(prompt, top=top, chat=chat) if unedited else None
         if stored is not None:
             return stored
         from core.generate import next_token
 
-        return next_token(self.loaded(), prompt, steering, top=top, chat=chat)
+        return next_token(self.loaded(), prompt, steering, pruned=pruned, top=top, chat=chat)
 
     def keep_prompt(self, prompt: str, *, top: int = 12, chat: bool = False) -> NextToken:
         """Work out the unedited next token at a prompt and store it."""
@@ -490,22 +611,42 @@ class Analysis:
         return None if files is None else self._head_key(files) | {"prompt": prompt, "top": top, "chat": chat}
 
     def stored_texts(
-        self, prompt: str, steering: Steering | None, sampling: Sampling, *, chat: bool = False
+        self,
+        prompt: str,
+        steering: Steering | None,
+        sampling: Sampling,
+        *,
+        chat: bool = False,
+        method: str | None = None,
+        removed: float | None = None,
     ) -> Generated | None:
         """What `generate` gives for the same arguments, if it is stored; never loads the model."""
-        key = self._texts_key(prompt, steering, sampling, chat)
+        key = self._texts_key(prompt, steering, sampling, chat, method, removed)
         return None if key is None else self.store.get("texts", key, Generated)
 
     def keep_texts(
-        self, prompt: str, steering: Steering | None, sampling: Sampling, *, chat: bool = False
+        self,
+        prompt: str,
+        steering: Steering | None,
+        sampling: Sampling,
+        *,
+        chat: bool = False,
+        method: str | None = None,
+        removed: float | None = None,
     ) -> Generated:
         """Write texts and store them."""
-        found = self.generate(prompt, steering, sampling, chat=chat)
-        self.store.put("texts", self._texts_key(prompt, steering, sampling, chat) or {}, found)
+        found = self.generate(prompt, steering, sampling, chat=chat, method=method, removed=removed)
+        self.store.put("texts", self._texts_key(prompt, steering, sampling, chat, method, removed) or {}, found)
         return found
 
     def _texts_key(
-        self, prompt: str, steering: Steering | None, sampling: Sampling, chat: bool
+        self,
+        prompt: str,
+        steering: Steering | None,
+        sampling: Sampling,
+        chat: bool,
+        method: str | None,
+        removed: float | None,
     ) -> dict[str, Any] | None:
         files = self.known_files()
         if files is None:
@@ -513,7 +654,8 @@ class Analysis:
         edit = None
         if steering is not None:
             edit = [steering.direction, steering.calibrated, *([t.id, t.target] for t in steering.tokens)]
-        return self.key(files) | {"prompt": prompt, "edit": edit, "sampling": asdict(sampling), "chat": chat}
+        key = self.key(files) | {"prompt": prompt, "edit": edit, "sampling": asdict(sampling), "chat": chat}
+        return key | {"pruned": [method, removed]} if removed else key
 
     def generate(
         self,
@@ -522,19 +664,71 @@ class Analysis:
         sampling: Sampling | None = None,
         *,
         chat: bool = False,
+        method: str | None = None,
+        removed: float | None = None,
         progress: Progress = no_progress,
         on_tokens: OnTokens | None = None,
     ) -> Generated:
-        """Texts sampled before and after with the same noise; `on_tokens` is given them while they are written."""
-        stored = self.stored_texts(prompt, steering, sampling or Sampling(), chat=chat)
+        """Texts sampled before and after with the same noise.
+
+        Args:
+            steering: from `steer`. method, removed: prune the head first, as for `pruned_head`; the steering is then solved
+                anew on what is left, to the same ratios of the model as it is.
+            on_tokens: is given the texts while they are written.
+        """
+        sampling = sampling or Sampling()
+        check_pruning(method, removed)
+        stored = self.stored_texts(prompt, steering, sampling, chat=chat, method=method, removed=removed)
         if stored is not None:
             return stored
         from core.generate import generate
 
         model = self.loaded(progress)
+        pruned, steering = self.pruned(method, removed, steering, progress)
         return generate(
-            model, prompt, steering, sampling or Sampling(), chat=chat, progress=progress, on_tokens=on_tokens
+            model, prompt, steering, sampling, pruned=pruned, chat=chat, progress=progress, on_tokens=on_tokens
         )
+
+    def similarity(
+        self,
+        prompt: str,
+        steering: Steering | None = None,
+        sampling: Sampling | None = None,
+        *,
+        texts: int = 256,
+        chat: bool = False,
+        method: str | None = None,
+        removed: float | None = None,
+        progress: Progress = no_progress,
+    ) -> Similarity:
+        """How alike the texts before and after are as distributions: MAUVE over independent samples. Stored.
+
+        Args:
+            steering, method, removed: the edit, as for `generate`. texts: drawn per side; `sampling.samples` is not used.
+
+        Raises:
+            InputError: the extra `mauve` is not installed, too few texts, or sampling that leaves no choice.
+            Cancelled: from `progress`, between two tokens.
+        """
+        from core.similarity.mauve import check_similarity
+
+        sampling = sampling or Sampling()
+        check_pruning(method, removed)
+        check_similarity(texts)
+        self.files(progress)
+        key = self._texts_key(prompt, steering, replace(sampling, samples=1), chat, method, removed) or {}
+        key |= {"texts": texts}
+        found = self.store.get("similarity", key, Similarity)
+        if found is None:
+            from core.similarity.texts import compare_texts
+
+            model = self.loaded(progress)
+            pruned, steering = self.pruned(method, removed, steering, progress)
+            found = compare_texts(
+                model, prompt, steering, sampling, pruned=pruned, texts=texts, chat=chat, progress=progress
+            )
+            self.store.put("similarity", key, found)
+        return found
 
     # --- an edited model that leaves the house -----------------------------------------------------------------------
 
@@ -567,14 +761,10 @@ class Analysis:
         from core.export.run import export, prepare
 
         model = self.loaded(progress)
-        draft = prepare(model, target, self.settings.dtype)
+        draft = prepare(self.files(progress), model, target, self.settings.dtype)
         encoding, observation = self.encoding(progress), self.observation(progress)
         names = [self.token_text(edit.token_id) for edit in edits]
-        pruned = None
-        if method is not None and removed is not None:
-            from core.pruning.head import prune_head
-
-            pruned = prune_head(model.head, encoding, observation.fit, method, removed, self.settings.seed)
+        pruned = None if method is None or removed is None else self.pruned_head(method, removed, progress)
         return export(
             draft,
             Change(edits, names, direction, calibrate, pruned, self.settings.seed),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.errors import InputError
-from core.pruning.names import check_method, check_removed
+from core.pruning.names import check_pruning
 from core.steering import LOGIT_BIAS, Edit, check_direction, check_tokens
 
 if TYPE_CHECKING:
@@ -36,11 +36,7 @@ def check_change(edits: Sequence[Edit], direction: str, method: str | None, remo
     check_direction(direction)
     if edits:
         check_tokens([edit.token_id for edit in edits])
-    if (method is None) != (removed is None):
-        raise InputError("Pruning needs both --method and --remove: give, for example, --method rotated --remove 0.3.")
-    if method is not None and removed is not None:
-        check_method(method)
-        check_removed(removed)
+    check_pruning(method, removed)
     if not edits and method is None:
         raise InputError(
             'No edit is given, and an export without one would be the model itself: give --token " Paris" --ratio 5, or '

@@ -77,6 +77,21 @@ def edit_head(
     return EditedHead(stored, loaded(), steering)
 
 
+def steer_pruned(
+    head: Head, observation: Observation, encoding: Encoding, change: Change, progress: Progress
+) -> Steering:
+    """The steering of a change, solved on its pruned head as `edit_head` does, with nothing rounded.
+
+    Raises:
+        InputError: a ratio that no edit reaches.
+    """
+    base = head
+    if change.pruned is not None:
+        base = replace(head, weight=torch.as_tensor(change.pruned.dense_weight()))
+    steerer = _steerer(head, base, observation, encoding, change, progress)
+    return steerer.steer([edit.ratio for edit in change.edits], change.calibrate)
+
+
 def _steerer(
     head: Head, base: Head, observation: Observation, encoding: Encoding, change: Change, progress: Progress
 ) -> Steerer:

@@ -1,6 +1,6 @@
 """An edited model to a folder: laid out, edited, measured, written, reloaded, compared, and only then in its place.
 
->>> draft = prepare(model, target, "auto")                                         # doctest: +SKIP
+>>> draft = prepare(files, model, target, "auto")                                  # doctest: +SKIP
 >>> export(draft, change, observation, encoding, cache=folder, provenance={}).path  # doctest: +SKIP
 'edited-model'
 """
@@ -32,7 +32,7 @@ from core.export.place import check_room, in_bytes, publish, scratch_beside
 from core.export.reload import MODEL, PROBE, TENSORS, Reloader, tensor_sha256
 from core.export.result import Exported, ExportedPruning
 from core.export.weights import Layout, WrittenFile, lay_out, write_bytes, write_json, write_weights
-from core.model import LoadedModel, parse_model
+from core.model import LoadedModel, ModelFiles, parse_model
 from core.model.memory import estimate_ram, require_free
 from core.model.probe import HALF_PRECISION_SHARE, allowed_error, probe_ids
 from core.model.weights import SIDE_FILES, file_sha256, read_json, weight_files
@@ -50,6 +50,7 @@ SPARE = 1 << 20
 class Draft:
     """An export that there is room for. `needed`: bytes of disk."""
 
+    files: ModelFiles
     model: LoadedModel
     target: Path
     layout: Layout
@@ -57,10 +58,11 @@ class Draft:
     needed: int
 
 
-def prepare(model: LoadedModel, target: Path, dtype: str) -> Draft:
+def prepare(files: ModelFiles, model: LoadedModel, target: Path, dtype: str) -> Draft:
     """Find the head in the model's files, and check disk and memory, before any number is computed.
 
     Args:
+        files: of the model; it may have been loaded from another copy, which need not be there any more.
         target: from `core.export.place.check_target`.
         dtype: of the analysis, one of `core.settings.DTYPES`; `auto` keeps every tensor's precision.
 
@@ -68,7 +70,7 @@ def prepare(model: LoadedModel, target: Path, dtype: str) -> Draft:
         InputError: a quantised model cannot be converted.
         AnalysisError: disk or memory is short, or the files are broken.
     """
-    files, what = model.files, model.description
+    what = model.description
     if dtype != "auto" and "quantization_config" in read_json(files.folder / "config.json", files.name):
         raise InputError(f"{files.name} is quantised, so it is exported in its own precision: leave --dtype away.")
     keep = tuple(name for each in _KEPT_IN_FP32 for name in getattr(model.module, each, None) or ())
@@ -85,7 +87,7 @@ def prepare(model: LoadedModel, target: Path, dtype: str) -> Draft:
         estimate_ram(files.folder, dtype) + layout.head_bytes + 3 * head,
         f"Exporting {files.name}, which is loaded a second time for it,",
     )
-    return Draft(model, target, layout, probe, needed)
+    return Draft(files, model, target, layout, probe, needed)
 
 
 _KEPT_IN_FP32 = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
@@ -137,8 +139,8 @@ def export(
         pruned = change.pruned
         result = Exported(
             path=str(target),
-            model=_shown(model),
-            revision=model.files.revision,
+            model=_shown(draft.files.name),
+            revision=draft.files.revision,
             dtype=str(dtypes[0]).removeprefix("torch."),
             tied=bool(answer["tied"]),
             was_tied=model.description.tied,
@@ -167,7 +169,7 @@ def export(
 
 def _write(draft: Draft, edited: EditedHead, folder: Path, progress: Progress) -> list[WrittenFile]:
     """The files of the checkpoint but for the manifest; config.json comes last, so that what is unfinished is no model."""
-    source = draft.model.files.folder
+    source = draft.files.folder
     written = write_weights(draft.layout, edited.stored, folder, progress)
     for path in _side_files(source):
         written.append(write_bytes(folder / path.name, path.read_bytes()))
@@ -176,7 +178,7 @@ def _write(draft: Draft, edited: EditedHead, folder: Path, progress: Progress) -
     if generation is not None and not (folder / "generation_config.json").exists():
         content = generation.to_json_string(use_diff=True)
         written.append(write_bytes(folder / "generation_config.json", content.encode()))
-    config: dict[str, Any] = read_json(source / "config.json", draft.model.files.name)
+    config: dict[str, Any] = read_json(source / "config.json", draft.files.name)
     written.append(write_json(folder / "config.json", _untied(config, draft.model.description.dtype)))
     return written
 
@@ -206,7 +208,7 @@ def _compare(
     Raises:
         AnalysisError: it is more than allowed, the head is tied still, or the input embedding is another.
     """
-    model, name = draft.model, draft.model.files.name
+    model, name = draft.model, draft.files.name
     found = load_file(scratch / TENSORS)
     promised = edited.head.logits(model.hidden_states(draft.probe)[0]).cpu()
     largest = promised.abs().max().item()
@@ -233,9 +235,9 @@ def _compare(
     return error, tolerance, deviation
 
 
-def _shown(model: LoadedModel) -> str:
-    """The model's name without the folders of this machine, which are no one's business."""
-    source = parse_model(model.files.name)
+def _shown(name: str) -> str:
+    """A model's name without the folders of this machine, which are no one's business."""
+    source = parse_model(name)
     return Path(source.location).name if source.kind in ("folder", "gguf") else source.name
 
 
@@ -248,8 +250,10 @@ def _manifest(
     progress: Progress,
 ) -> dict[str, Any]:
     """What `headscope.json` says: enough to make the same export again and to check every file of this one."""
-    files = draft.model.files
-    paths = [*weight_files(files.folder, files.name), files.folder / "config.json", *_side_files(files.folder)]
+    files = draft.files
+    sha256 = {path.name: file_sha256(path, cache, progress) for path in weight_files(files.folder, files.name)}
+    for path in (files.folder / "config.json", *_side_files(files.folder)):  # small: not worth a word
+        sha256[path.name] = file_sha256(path, cache)
     measured = {key: value for key, value in asdict(result).items() if key not in ("path", "model", "revision")}
     dense = None
     if result.pruning is not None:
@@ -263,7 +267,7 @@ def _manifest(
             "model": result.model,
             "revision": result.revision,
             "sha256": files.sha256,
-            "files": {path.name: file_sha256(path, cache, progress) for path in paths},
+            "files": sha256,
         },
         **provenance,
         **measured,

@@ -29,6 +29,7 @@ from core.errors import AnalysisError, Cancelled, InputError
 from core.export import reload, run
 from core.export.place import PREFIX, check_target, sweep
 from core.export.result import Exported
+from core.model import ModelFiles
 from core.model.load import doctor
 from core.settings import Settings
 from core.steering import LOGIT_BIAS, Edit, Steering
@@ -403,6 +404,15 @@ def test_another_precision(
     np.testing.assert_allclose(export.effect.realised, RATIOS, rtol=0.25)
 
 
+def test_the_copy_that_was_loaded_first_may_be_gone(store: Store, tmp_path: Path, in_process: None) -> None:
+    first = analysis_of(tiny_model("gpt2", tmp_path / "first", seed=9), store)
+    edits = two_edits(first)
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    shutil.rmtree(tmp_path / "first")
+    analysis_of(tmp_path / "second", store).export(tmp_path / "out", edits)
+    assert json.loads((tmp_path / "out" / "headscope.json").read_text())["source"]["model"] == "second"
+
+
 # The command
 
 
@@ -595,3 +605,31 @@ def test_an_export_killed_with_9_leaves_nothing(tiny_analysis, store: Store, tmp
     while list(tmp_path.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+# The real model
+
+
+def test_the_real_model_out_of_a_gguf_file(cache_folder: Path, smollm2_files: ModelFiles, tmp_path: Path) -> None:
+    """Steered, exported and reloaded; then stock transformers alone gives the promised distribution and writes a text."""
+    analysis = Analysis("smollm2", "python-docs", Settings(positions=16384), Store(cache_folder))
+    edits = [Edit(analysis.find_token(text).id, ratio) for text, ratio in ((" river", 20.0), (" the", 0.5))]
+    prompts = ["They crossed the bridge over the", "The"]
+    steering = analysis.steer(edits)
+    export = analysis.export(tmp_path / "out", edits)
+    assert export.was_tied and not export.tied and export.max_logit_error <= 1e-4
+    np.testing.assert_allclose(export.effect.realised, [t.realised_held_out for t in steering.tokens], rtol=1e-3)
+    table = tmp_path / "folders.json"
+    table.write_text(json.dumps({"smollm2": [str(smollm2_files.folder), export.path]}))
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, str(table), json.dumps(prompts)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)["smollm2"]
+    for at, prompt in enumerate(prompts):
+        promised = analysis.next_token(prompt, steering, top=49152)
+        for save in ("first", "second"):
+            np.testing.assert_allclose(np.array(said[save]["p"][at])[promised.token_ids], promised.after, atol=1e-5)
+    assert said["first"]["inputs"] == said["second"]["inputs"] == said["source"]["inputs"]
+    assert said["first"]["head"] == said["second"]["head"] != said["source"]["head"]
+    assert said["first"]["text"].startswith("The") and said["first"]["text"] == said["second"]["text"]
