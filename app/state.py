@@ -203,7 +203,7 @@ def publish() -> None:
 def address() -> str:
     """Where this view can be opened again, by others too where they reach this server."""
     publish()
-    query = urllib.parse.urlencode(st.query_params.to_dict(), quote_via=urllib.parse.quote)
+    query = urllib.parse.urlencode(st.query_params.to_dict(), safe=":,/", quote_via=urllib.parse.quote)
     return f"{st.context.url or ''}?{query}"
 
 

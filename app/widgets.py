@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from app import cache, jobs, state
 from app.jobs import Job, Lane
+from app.live.pictures import pictures
 from app.state import Choice
 from core.errors import HeadscopeError
 from core.figures import Chart, pairs, words
@@ -137,19 +139,27 @@ def chart(item: Chart, key: str, title: str, *, alone: bool = False) -> None:
     else:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown(f"**{title}**")
-            data(item.table, key)
+            data(item.table, key, picture=title)
     config = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
     height: Literal["stretch", "content"] = "stretch" if alone else "content"
     st.plotly_chart(item.figure, key=key, theme=None, config=config, alt=item.summary, height=height)
 
 
-def data(table: pd.DataFrame, key: str, most: int = 200) -> None:
-    """The numbers of a figure: the first rows to look at, all of them to download."""
-    with st.popover("Data", key=f"{key}-data"):
+def data(table: pd.DataFrame, key: str, most: int = 200, *, picture: str = "", figure: go.Figure | None = None) -> None:
+    """The numbers of a figure: the first rows to look at, all of them to download, and the figure as a file.
+
+    Args:
+        picture: title of the figure in the file; "" where there is no figure.
+        figure: the figure, where it is not the Plotly chart with this key.
+    """
+    with st.popover("Data and picture" if picture else "Data", key=f"{key}-data"):
         rows(table.head(most), min(360, 38 + 35 * min(len(table), most)), f"{key}-rows")
         if len(table) > most:
             st.caption(f"The first {most} of {len(table):,} rows; the file has them all.")
-        download(table, key)
+        with st.container(horizontal=True):
+            download(table, key)
+            if picture:
+                pictures(key, picture, state.look(), figure)
 
 
 def download(table: pd.DataFrame, key: str) -> None:
@@ -177,10 +187,8 @@ def rows(table: pd.DataFrame, height: int, key: str) -> None:
     st.dataframe(copy, hide_index=True, height=height, key=key, column_config=columns)
 
 
-def precomputed(choice: Choice) -> None:
-    """Says so where a page is filled from results that came with Headscope."""
-    if cache.precomputed(choice):
-        note("Precomputed: these results came with Headscope. What you change is computed here.")
+PRECOMPUTED = "Precomputed: these results came with Headscope. What you change is computed here."
+"""Said where a page is filled from them."""
 
 
 # --- work in progress -----------------------------------------------------------------------------------------------

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.encoding import Encoding
-from core.results import FewShotPoint, Generated, NextToken
+from core.model.facts import HeadFacts
+from core.pruning.result import HeadCost, Pruning, largest_removable
+from core.quality import text_quality
+from core.results import FewShotPoint, Generated, NextToken, Similarity
 from core.steering import Steering, SweepPoint
 
 
@@ -58,6 +61,20 @@ def fit(
 
 
 def edit(found: Steering) -> dict[str, Any]:
+def head(found: HeadFacts, *, model: str) -> dict[str, Any]:
+    """The JSON object of `headscope doctor`, of a model that loaded."""
+    return {
+        "model": model,
+        "revision": found.revision,
+        **vars(found.description),
+        **vars(found.check),
+        "ram_bytes": found.ram_bytes,
+        "device": found.device,
+        "supported": True,
+        "reason": None,
+    }
+
+
     """One edit, solved and judged."""
     return {
         "direction": found.direction,

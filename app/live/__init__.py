@@ -1,1 +1,1 @@
-"""The live sliders of the Steering page: a component for the browser, and what it is told."""
+"""What runs in the browser: the live sliders of the Steering page, figures saved as pictures, and what they are told."""

@@ -2,18 +2,6 @@
 // the next-token distribution is closed form in the step, the rest is read off curves. The server is asked on release.
 const MINUS = "\u2212";
 
-function loadPlotly(url) {
-  if (window.Plotly) return Promise.resolve();
-  window.headscopePlotly ??= new Promise((done, failed) => {
-    const script = document.createElement("script");
-    script.src = new URL(url, document.location.origin).href;
-    script.onload = done;
-    script.onerror = failed;
-    document.head.append(script);
-  });
-  return window.headscopePlotly;
-}
-
 function digits(value) {
   // three significant digits, as people write them
   if (!Number.isFinite(value)) return "–";

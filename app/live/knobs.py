@@ -28,7 +28,7 @@ _component = st.components.v2.component(
     "headscope_knobs",
     html='<div class="knobs"></div>',
     css=(_FOLDER / "knobs.css").read_text("utf-8"),
-    js=(_FOLDER / "knobs.js").read_text("utf-8"),
+    js=(_FOLDER / "load.js").read_text("utf-8") + (_FOLDER / "knobs.js").read_text("utf-8"),
     isolate_styles=False,
 )
 

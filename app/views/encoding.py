@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import cache, state, widgets
+from app import cache, handout, state, widgets
 from app.edits import MOST_FOUND, find_tokens
 from app.state import Choice
+from core import summary
 from core.encoding import Encoding
 from core.figures import Look, sentences, words
 from core.figures import encoding as figures
@@ -30,15 +32,22 @@ def page() -> None:
         return
     encoding, look = widgets.need_encoding(choice), state.look()
     widgets.say(sentences.encoding(encoding))
-    widgets.precomputed(choice)
+    place = st.container()
     for told in (encoding.note, *encoding.warnings):
         if told:
             widgets.warning(html.escape(told))
     view = st.segmented_control(
         "Figure", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params", label_visibility="collapsed"
     )
+    with place:
+        handout.draw("encoding", choice, lambda: _result(choice, encoding), encoding, figure=view or VIEWS[0])
     draw = {"Fit": _fit, "Weights": _weights, "Sparsity": _sparsity, "Why": _why, "Map": _map, "Tokens": _tokens}
     draw[view or VIEWS[0]](choice, encoding, look)
+
+
+def _result(choice: Choice, encoding: Encoding) -> dict[str, Any]:
+    revision = cache.open_analysis(choice).files().revision
+    return summary.fit(encoding, model=choice.model, corpus=choice.corpus, revision=revision, cached=True)
 
 
 def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
@@ -51,7 +60,7 @@ def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
     st.text_input(
         "Find a token",
         key="find-token",
-        persist_state="session",
+        bind="query-params",
         placeholder="for example: river",
         help="Marks it in the figure: the token as you write it, blank included; if there is none, the word with a "
         f"blank before it; else up to {MOST_FOUND} that contain it.",
@@ -97,9 +106,11 @@ def _found_line(encoding: Encoding, wanted: str, found: list[int]) -> str:
 
 def _weights(choice: Choice, encoding: Encoding, look: Look) -> None:
     with st.container(horizontal=True):
-        what = st.segmented_control("Show", ("weight", "saliency"), default="weight", required=True, key="weights-what")
+        what = st.segmented_control(
+            "Show", ("weight", "saliency"), default="weight", required=True, key="weights-what", bind="query-params"
+        )
         order = st.segmented_control(
-            "Order", ("saliency", "index"), default="saliency", required=True, key="weights-order"
+            "Order", ("saliency", "index"), default="saliency", required=True, key="weights-order", bind="query-params"
         )
     chart = cache.chart(figures.weights, choice, encoding, look, what, order == "saliency")
     widgets.chart(chart, "weights", "The fitted direction, with 95 % intervals")
@@ -169,10 +180,12 @@ def _map(choice: Choice, encoding: Encoding, look: Look) -> None:
 def _tokens(choice: Choice, encoding: Encoding, look: Look) -> None:
     table = figures.token_table(encoding)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wanted = st.text_input("Contains", key="tokens-search", placeholder="river", persist_state="session")
+        wanted = st.text_input("Contains", key="tokens-search", placeholder="river", bind="query-params")
         kinds = sorted(set(encoding.kinds))
-        kind = st.selectbox("Kind", ["all kinds", *kinds], key="tokens-kind", persist_state="session")
-        order = st.selectbox("Sorted by", ["largest residual", "most probable", "id"], key="tokens-order")
+        kind = st.selectbox("Kind", ["all kinds", *kinds], key="tokens-kind", bind="query-params")
+        order = st.selectbox(
+            "Sorted by", ["largest residual", "most probable", "id"], key="tokens-order", bind="query-params"
+        )
     table = _chosen(table, wanted or "", kind, order)
     widgets.note(
         f"{words.plural(len(table), 'token')}; residual = measured − predicted, nats: positive is rarer than its "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
+from typing import Any
 
 import streamlit as st
 
-from app import cache, jobs, state, uploads, widgets
+from app import cache, handout, jobs, state, uploads, widgets
 from app.cache import HeadFacts
 from app.jobs import Job
 from app.state import Choice
+from core import summary
 from core.encoding import Encoding
 from core.figures import head, sentences, words
 
@@ -26,7 +28,8 @@ def page() -> None:
     ready = cache.head_facts(choice)
     found = None if isinstance(ready, Job) else ready
     widgets.say(sentences.model(choice.model, encoding, found))
-    widgets.precomputed(choice)
+    if found is not None:
+        handout.draw("model", choice, lambda: _result(choice, encoding, found), encoding)
     if choice.model == "demo" and state.class_choice() is None:
         _real_one()
     widgets.facts(_facts(choice, encoding, found))
@@ -58,6 +61,11 @@ def _real_one() -> None:
             "then it is observed on a bundled text, a few minutes on two cores. For another model, type its name, folder "
             "or file into the field on the left."
         )
+
+
+def _result(choice: Choice, encoding: Encoding, found: HeadFacts) -> dict[str, Any]:
+    fitted = summary.fit(encoding, model=choice.model, corpus=choice.corpus, revision=found.revision, cached=True)
+    return {**summary.head(found, model=choice.model), "fit": fitted}
 
 
 def _facts(choice: Choice, encoding: Encoding, found: HeadFacts | None) -> list[tuple[str, str]]:

@@ -7,16 +7,16 @@ import html
 import numpy as np
 import streamlit as st
 
-from app import cache, edits, jobs, state, widgets
+from app import cache, edits, handout, jobs, state, widgets
 from app.cache import Writing
 from app.rules import rules
 from app.state import Choice
+from core import summary
 from core.encoding import Encoding
 from core.errors import HeadscopeError
-from core.errors import HeadscopeError
 from core.figures import sentences, texts, words
-from core.results import Generated, Sampling
 from core.figures.pairs import pair
+from core.results import Generated, Sampling
 from core.settings import Texts
 
 QUESTION = "What does it write then?"
@@ -61,7 +61,18 @@ def page() -> None:
         return
     with place:
         widgets.say(sentences.texts(job.result))
-        widgets.precomputed(choice)
+        handout.draw(
+            "samples",
+            choice,
+            lambda: summary.texts(job.result, model=choice.model),
+            encoding,
+            edits=asked.edits,
+            direction=asked.direction,
+            calibrate=asked.calibrate,
+            prompt=asked.prompt,
+            chat=asked.chat,
+            sampling=asked.sampling,
+        )
         if asked.edits != state.edits():
             widgets.note("These texts were written with an earlier edit: press Write for new ones.")
     _show(job.result)
@@ -86,17 +97,15 @@ def _form(choice: Choice) -> tuple[Writing, bool]:
     with st.form("writing-form", border=True):
         prompt = st.text_area("Prompt", key="prompt", height=90, persist_state="session")
         with st.container(horizontal=True):
-            samples = st.number_input(
-                "Texts per side", 1, allowed.most_samples, 6, key="samples", persist_state="session"
-            )
+            samples = st.number_input("Texts per side", 1, allowed.most_samples, key="samples", persist_state="session")
             length = st.number_input(
-                "New tokens", 1, allowed.most_new_tokens, 40, key="new-tokens", persist_state="session"
+                "New tokens", 1, allowed.most_new_tokens, key="new-tokens", persist_state="session"
             )
-            seed = st.number_input("Seed of the noise", 0, 2**32 - 1, 0, key="noise-seed", persist_state="session")
+            seed = st.number_input("Seed of the noise", 0, 2**32 - 1, key="noise-seed", persist_state="session")
         with st.expander("Sampling"), st.container(horizontal=True):
-            heat = st.number_input("Temperature", 0.01, 10.0, 1.0, 0.1, key="temperature", persist_state="session")
-            top_k = st.number_input("Top-k (0 keeps all)", 0, 100_000, 0, key="top-k", persist_state="session")
-            top_p = st.number_input("Top-p (1 keeps all)", 0.01, 1.0, 1.0, 0.05, key="top-p", persist_state="session")
+            heat = st.number_input("Temperature", 0.01, 10.0, step=0.1, key="temperature", persist_state="session")
+            top_k = st.number_input("Top-k (0 keeps all)", 0, state.MOST_TOP_K, key="top-k", persist_state="session")
+            top_p = st.number_input("Top-p (1 keeps all)", 0.01, 1.0, step=0.05, key="top-p", persist_state="session")
         chat = cache.has_chat_template(choice) and st.toggle(
             "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
         )

@@ -7,10 +7,11 @@ from typing import Any
 
 import streamlit as st
 
-from app import cache, edits, jobs, state, widgets
+from app import cache, edits, handout, jobs, state, widgets
 from app.jobs import Job
 from app.live.knobs import knob_data, knobs, sweep_points
 from app.state import Choice
+from core import summary
 from core.encoding import Encoding
 from core.errors import HeadscopeError
 from core.figures import sentences, texts, words
@@ -58,7 +59,6 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
         return
     with place:
         widgets.say(sentences.steering(steering))
-        widgets.precomputed(choice)
     prompt = _prompt(choice, direction, calibrate)
     known = edits.alphas(encoding, state.edits())
     curves = cache.curves(choice, state.edits(), direction, calibrate)
@@ -77,7 +77,26 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
         bind="query-params",
     )  # fmt: skip
     draw = {"Result": _result, "Side effects": _costs, "Few positions": _few}
+    with place:
+        _handout(choice, encoding, steering, prompt, view or VIEWS[0])
     draw[view or VIEWS[0]](choice, steering, encoding)
+
+
+def _handout(choice: Choice, encoding: Encoding, steering: Steering, prompt: NextToken | None, figure: str) -> None:
+    def result() -> dict[str, Any]:
+        others = cache.baselines(choice, edited)
+        return summary.steer(steering, model=choice.model, corpus=choice.corpus, baselines=others, at_prompt=prompt)
+
+    edited = state.edits()
+    handout.draw(
+        "steering",
+        choice,
+        result,
+        encoding,
+        prompt=None if prompt is None else str(state.chosen("prompt") or ""),
+        chat=cache.has_chat_template(choice) and bool(state.chosen("chat")),
+        figure=figure,
+    )
 
 
 def _prompt(choice: Choice, direction: str, calibrate: bool) -> NextToken | None:
@@ -113,11 +132,13 @@ def _numbers(
     with st.expander("The figures in words and numbers"):
         for told in summaries:
             widgets.note(told)
-        look = state.look()
+        look, chosen = state.look(), str(state.chosen("prompt") or "")
         if prompt is not None:
-            widgets.data(texts.next_token(prompt, look).table, "next")
+            chart = texts.next_token(prompt, look)
+            widgets.data(chart.table, "next", picture=f"The next token after “{chosen}”", figure=chart.figure)
         if "range" in data["figures"]:
-            widgets.data(figures.sweep(points, steering, look).table, "range")
+            chart = figures.sweep(points, steering, look)
+            widgets.data(chart.table, "range", picture=data["figures"]["range"]["title"], figure=chart.figure)
 
 
 def _result(choice: Choice, steering: Steering, encoding: Encoding) -> None:

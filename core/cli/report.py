@@ -22,6 +22,9 @@ from core.errors import InputError
 @click.option("--chat", is_flag=True, help="Wrap the prompt in the model's chat template.")
 @click.option("--samples", type=int, default=6, show_default=True, help="Texts that go on from the prompt; 0: none.")
 @click.option("--new-tokens", type=int, default=40, show_default=True)
+@click.option("--temperature", type=float, default=1.0, show_default=True)
+@click.option("--top-k", type=int, default=0, help="0 keeps all.")
+@click.option("--top-p", type=float, default=1.0, show_default=True)
 @click.option("--noise-seed", type=int, help="Of the noise the texts are drawn with; --seed if not given.")
 @shared
 def report(
@@ -35,6 +38,9 @@ def report(
     chat: bool,
     samples: int,
     new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
     noise_seed: int | None,
     json_path: str | None,
     **options: Any,
@@ -47,7 +53,8 @@ def report(
     if not Path(out).expanduser().absolute().parent.is_dir():
         raise InputError(f"{out!r} cannot be written: there is no such folder.")
     seed = options["seed"] if noise_seed is None else noise_seed
-    sampling = Sampling(samples, new_tokens, seed=seed) if prompt is not None and samples else None
+    texts = prompt is not None and samples
+    sampling = Sampling(samples, new_tokens, temperature, top_k, top_p, seed) if texts else None
     analysis, tell = open_analysis(model, options), Telling()
     edits = tuple(edits_of(analysis, tokens, ratios, tell)) if tokens else ()
     wanted = Wanted(edits, direction, calibrate, prompt, chat, sampling)

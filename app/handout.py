@@ -1,0 +1,174 @@
+"""What a visitor takes along from a page: its address, a command and Python for its numbers, its result, a report."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app import cache, edits, jobs, preload, share, state, uploads, widgets
+from app.jobs import Job
+from app.rules import rules
+from app.share import View
+from app.state import Choice
+from core.encoding import Encoding
+from core.errors import HeadscopeError
+from core.figures import words
+from core.results import plain
+from core.settings import Progress
+from core.store import Store
+
+KEPT = 20
+"""Reports on disk; the oldest leave first."""
+
+
+def draw(
+    page: str,
+    choice: Choice,
+    result: Callable[[], dict[str, Any]],
+    encoding: Encoding | None = None,
+    *,
+    report: bool = True,
+    told: str = "",
+    **more: Any,
+) -> None:
+    """A button that opens all of it, beside a quiet line.
+
+    Args:
+        page: its name in the address. choice, encoding: what it shows.
+        result: gives the page's result as JSON; asked only when somebody downloads it.
+        report: whether a report can be made of this view.
+        told: the quiet line (HTML, escaped); where the results came with Headscope it says so.
+        more: fields of a `View` that the page knows better than the session.
+    """
+    shown = _view(page, choice, encoding, more)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if not told and cache.precomputed(choice):
+            told = widgets.PRECOMPUTED
+        if told:
+            widgets.note(told)
+        else:
+            st.space("stretch")
+        with st.popover("Share", key="share"):
+            _content(shown, result, report)
+
+
+def _content(shown: View, result: Callable[[], dict[str, Any]], report: bool) -> None:
+    _copied("Address", state.address())
+    _copied("Command", share.command(shown))
+    _copied("Python", share.python(shown).rstrip())
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            "Result as JSON",
+            data=lambda: json.dumps(plain(result()), ensure_ascii=False, allow_nan=False, indent=1).encode(),
+            file_name=f"headscope-{shown.page}.json",
+            mime="application/json",
+            key="share-json",
+            on_click="ignore",
+        )
+        if report:
+            _report(shown)
+
+
+def _view(page: str, choice: Choice, encoding: Encoding | None, more: dict[str, Any]) -> View:
+    told: dict[str, Any] = {
+        "edits": state.edits(),
+        "direction": str(state.chosen("direction")),
+        "calibrate": bool(state.chosen("calibrate")),
+    } | more
+    known = {} if encoding is None else edits.alphas(encoding, told["edits"])
+    steered = tuple(edit for edit in told.pop("edits") if edit.token_id in known)
+    return View(page, choice, steered, tuple(known[edit.token_id][0] for edit in steered), **told)
+
+
+def _copied(title: str, text: str) -> None:
+    st.markdown(f"**{title}**")
+    st.code(text, language=None, wrap_lines=True)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def _report(shown: View) -> None:
+    """A button that has the report written; once it is there, one that downloads it."""
+    shown = replace(shown, page="", figure="", series="")  # these change nothing in the report
+    lane, key = jobs.generation(), ("report", shown)
+    job = lane.find(key)
+    if job is not None and job.state == "done" and not job.result.is_file():
+        lane.forget(key)
+        job = None
+    if job is None:
+        if st.button("Write a report", key="share-report", help="One HTML file with every figure; needs no network."):
+            _start(shown)
+            st.rerun(scope="app")
+    elif job.state == "done":
+        path: Path = job.result
+        st.download_button(
+            f"Report, {words.size(path.stat().st_size)}",
+            data=path.read_bytes,
+            file_name="headscope-report.html",
+            mime="text/html",
+            key="share-report-file",
+            on_click="ignore",
+        )
+    else:
+        _waiting(job)
+
+
+@st.fragment(run_every=0.5)
+def _waiting(job: Job) -> None:
+    job.seen[state.session()] = jobs.now()
+    if job.state == "done":
+        st.rerun()
+    elif job.active:
+        place = jobs.generation().place(job)
+        line = f"number {place} in line" if place > 1 else html.escape(job.phrase or "waiting").lower()
+        widgets.note(f"The report: {line} …")
+    else:
+        widgets.problem(job.error or "Cancelled.")
+        if st.button("Try again", key="share-report-again"):
+            jobs.generation().forget(job.key)
+            st.rerun()
+
+
+def _start(shown: View) -> None:
+    try:
+        rules().check_prompt(shown.prompt or "")
+        if shown.sampling is not None:
+            rules().check_sampling(shown.sampling)
+        jobs.generation().submit(
+            ("report", shown), "Writing a report", lambda progress: write(shown, progress), owner=state.session()
+        )
+    except HeadscopeError as error:
+        widgets.problem(error)
+
+
+def write(shown: View, progress: Progress) -> Path:
+    """Write the report of a view and return its place; reports are bounded in number."""
+    analysis = cache.open_analysis(shown.choice)
+    progress("Starting torch", None)
+    preload.wait()
+    from core.kept import bundled
+    from core.report import Wanted, report_of, write_report
+
+    found = report_of(
+        analysis,
+        Wanted(shown.edits, shown.direction, shown.calibrate, shown.prompt, shown.chat, shown.sampling),
+        dynamics=bundled() if shown.choice.model == "demo" else None,
+        name=uploads.title(shown.choice.model),
+        corpus=uploads.title(shown.choice.corpus),
+        command=share.report_command(shown),
+        progress=progress,
+    )
+    folder = Store().folder / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = write_report(found, folder / f"{hashlib.sha256(repr(shown).encode()).hexdigest()[:16]}.html")
+    for old in sorted(folder.glob("*.html"), key=lambda each: each.stat().st_mtime, reverse=True)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
