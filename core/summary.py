@@ -10,9 +10,7 @@ from typing import Any
 
 from core.encoding import Encoding
 from core.model.facts import HeadFacts
-from core.pruning.result import HeadCost, Pruning, largest_removable
-from core.quality import text_quality
-from core.results import FewShotPoint, Generated, NextToken, Similarity
+from core.results import FewShotPoint, Generated, NextToken
 from core.steering import Steering, SweepPoint
 
 
@@ -60,7 +58,6 @@ def fit(
     }
 
 
-def edit(found: Steering) -> dict[str, Any]:
 def head(found: HeadFacts, *, model: str) -> dict[str, Any]:
     """The JSON object of `headscope doctor`, of a model that loaded."""
     return {
@@ -75,6 +72,7 @@ def head(found: HeadFacts, *, model: str) -> dict[str, Any]:
     }
 
 
+def edit(found: Steering) -> dict[str, Any]:
     """One edit, solved and judged."""
     return {
         "direction": found.direction,
