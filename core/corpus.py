@@ -7,26 +7,35 @@ their own (.txt, .md) are cut at headings or blank lines into blocks of at least
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.errors import AnalysisError, InputError
+from core.records import SUFFIXES, texts_in
 from core.settings import ASSETS
+from core.words import quoted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from core.settings import Settings
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".csv", ".parquet")
 READ_AT_MOST = 64 * 2**20
 """Characters read from a corpus; what lies beyond is left unread, and the corpus says so."""
+MOST_TEXTS = 1_000_000
+"""Records read from a corpus; likewise."""
+PIECE = 2**18
+"""Characters that the tokenizer gets as one text; a longer one is cut before a blank, where nothing changes by it."""
+MOST_PIECES = 200_000
+"""Pieces into which a text is cut; neighbours among more of them are joined."""
+AT_ONCE = 2**22
+"""Characters that are tokenised in one call."""
 BLOCK_WINDOWS = 4
 
 
@@ -87,9 +96,9 @@ def self_sampled_tokens(name: str) -> int | None:
     if not name.startswith("self:"):
         return None
     text = name.removeprefix("self:").replace("_", "").replace(",", "")
-    if not text.isdigit() or not 512 <= int(text) <= 10_000_000:
+    if not re.fullmatch(r"[0-9]{3,12}", text) or not 512 <= int(text) <= 10_000_000:
         raise InputError(
-            f"The corpus {name!r} is not understood: write self:N with N from 512 to 10000000, as self:20000."
+            f"The corpus {quoted(name)} is not understood: write self:N with N from 512 to 10000000, as self:20000."
         )
     return int(text)
 
@@ -116,7 +125,7 @@ def read_corpus(name: str, *, local_paths: bool = True) -> Corpus:
         )
     if not local_paths:
         raise InputError(
-            f"The corpus {name!r} is not offered here: this server gives sampler, python-docs and uploads."
+            f"The corpus {quoted(name)} is not offered here: this server gives sampler, python-docs and uploads."
         )
     return _read_path(name)
 
@@ -124,7 +133,9 @@ def read_corpus(name: str, *, local_paths: bool = True) -> Corpus:
 def _corpus(name: str, texts: tuple[str, ...], *, cut: bool, note: str = "") -> Corpus:
     texts = tuple(text for text in texts if text.strip())
     if not texts:
-        raise InputError(f"The corpus {name!r} holds no text: give one with at least a few hundred words.")
+        raise InputError(f"The corpus {quoted(name)} holds no text: give one with at least a few hundred words.")
+    if (only := _only_character(texts)) is not None:
+        raise InputError(f"The corpus {quoted(name)} holds nothing but {quoted(only)}: give a text of words.")
     digest = hashlib.sha256(b"cut" if cut else b"documents")
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -146,158 +157,75 @@ def _python_docs() -> Iterator[str]:
     yield from (topics[name] for name in sorted(topics))
 
 
+def _only_character(texts: tuple[str, ...]) -> str | None:
+    """The one character, blanks aside, of which a long text consists; None for every real one."""
+    seen: set[str] = set()
+    if sum(map(len, texts)) < 10_000:
+        return None
+    for text in texts:
+        for start in range(0, len(text), 2**16):
+            seen.update(text[start : start + 2**16].replace(" ", "").replace("\n", ""))
+            if len(seen) > 1:
+                return None
+    return min(seen, default=None)
+
+
 def _read_path(name: str) -> Corpus:
     path, column = _split_column(name)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        entries = list(islice(path.rglob("*"), MOST_TEXTS + 1))
+        if len(entries) > MOST_TEXTS:
+            raise InputError(f"The folder {quoted(name)} holds more than {MOST_TEXTS:,} files: name one of texts only.")
+        files = sorted(p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
-            raise InputError(f"The folder {name!r} holds no {', '.join(SUFFIXES)} file.")
+            raise InputError(f"The folder {quoted(name)} holds no {', '.join(SUFFIXES)} file.")
     elif path.is_file():
         files = [path]
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(
-                f"The corpus {name!r} is no text that can be read here: give one of {', '.join(SUFFIXES)}."
+                f"The corpus {quoted(name)} is no text that can be read here: give one of {', '.join(SUFFIXES)}."
             )
     else:
         raise InputError(
-            f"There is no corpus {name!r}: give sampler, python-docs, self:N, or a file or folder that exists "
+            f"There is no corpus {quoted(name)}: give sampler, python-docs, self:N, or a file or folder that exists "
             f"({', '.join(SUFFIXES)})."
         )
     texts: list[str] = []
-    cut = True
-    left = READ_AT_MOST
-    for file in files:
-        plain = file.suffix.lower() in (".txt", ".md")
-        cut = cut and plain
-        for text in _texts(file, column, left):
-            texts.append(text[:left])
-            left -= len(text)
-            if left <= 0:
-                break
-        if left <= 0:
+    left, notes = READ_AT_MOST, []
+    for text in chain.from_iterable(texts_in(file, column, READ_AT_MOST) for file in files):
+        texts.append(text[:left])
+        left -= len(text)
+        if left <= 0 or len(texts) >= MOST_TEXTS:
             break
-    note = f"Only the first {READ_AT_MOST // 2**20} million characters were read." if left <= 0 else ""
-    if not cut:  # records are documents; a plain file among them stays whole
-        return _corpus(name, tuple(texts), cut=False, note=note)
-    return _corpus(name, tuple(texts), cut=True, note=note)
+    if left <= 0:
+        notes.append(f"Only the first {READ_AT_MOST // 2**20} million characters were read.")
+    elif len(texts) >= MOST_TEXTS:
+        notes.append(f"Only the first {MOST_TEXTS:,} texts were read.")
+    # records are documents, and a plain file among them stays whole
+    return _corpus(
+        name, tuple(texts), cut=all(f.suffix.lower() in (".txt", ".md") for f in files), note=" ".join(notes)
+    )
 
 
 def _split_column(name: str) -> tuple[Path, str | None]:
     """`file.csv:column` in its two halves; a file whose own name holds a colon is found as it is."""
-    if Path(name).exists() or ":" not in name:
-        return Path(name).expanduser(), None
-    path, _, column = name.rpartition(":")
-    if Path(path).suffix.lower() in (".csv", ".parquet", ".jsonl"):
-        return Path(path).expanduser(), column
-    return Path(name).expanduser(), None
-
-
-def _texts(file: Path, column: str | None, limit: int) -> Iterator[str]:
     try:
-        match file.suffix.lower():
-            case ".jsonl":
-                yield from _jsonl(file, column)
-            case ".csv":
-                yield from _csv(file, column)
-            case ".parquet":
-                yield from _parquet(file, column)
-            case _:
-                with file.open("rb") as opened:
-                    yield _decode(opened.read(4 * limit), file.name)[:limit]
-    except OSError as error:
-        raise InputError(f"The file {file.name!r} cannot be read: {error.strerror or error}.") from error
-
-
-def _decode(raw: bytes, name: str) -> str:
-    if b"\0" in raw:
-        raise InputError(f"The file {name!r} is binary, not text: give {', '.join(SUFFIXES)}, text in UTF-8.")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if error.start >= len(raw) - 4:  # a character cut by the reading limit
-            return raw[: error.start].decode("utf-8-sig")
+        path = Path(name).expanduser()
+        path.is_dir()  # raises where the system cannot look such a name up
+        if path.exists() or ":" not in name:
+            return path, None
+        start, _, column = name.rpartition(":")
+        if Path(start).suffix.lower() in (".csv", ".parquet", ".jsonl"):
+            path = Path(start).expanduser()
+            path.is_dir()
+            return path, column
+        return path, None
+    except (OSError, RuntimeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise InputError(
-            f"The file {name!r} is not UTF-8 text (byte 0x{raw[error.start]:02x} at {error.start:,}): save it as UTF-8."
+            f"The corpus {quoted(name)} cannot be looked up here ({why}): give sampler, python-docs, self:N, a file or a "
+            "folder."
         ) from error
-
-
-def _jsonl(file: Path, column: str | None) -> Iterator[str]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            text = _decode(line, file.name)
-            if not text.strip():
-                continue
-            try:
-                record = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise InputError(
-                    f"Line {number} of {file.name!r} is not JSON: one JSON value a line is expected."
-                ) from error
-            if isinstance(record, str):
-                yield record
-                continue
-            if not isinstance(record, dict):
-                raise InputError(f"Line {number} of {file.name!r} is neither a text nor an object with a text.")
-            name = column or _text_column(file.name, {k: isinstance(v, str) for k, v in record.items()})
-            if name not in record:
-                raise InputError(f"Line {number} of {file.name!r} has no {name!r}; it has {_listed(record)}.")
-            if isinstance(record[name], str):
-                yield record[name]
-
-
-def _csv(file: Path, column: str | None) -> Iterator[str]:
-    import pandas as pd
-
-    with file.open("rb") as opened:
-        _decode(opened.read(2**16), file.name)
-    try:
-        with pd.read_csv(file, chunksize=2048, dtype=str, keep_default_na=False, encoding="utf-8-sig") as frames:
-            for frame in frames:
-                words = {str(c): bool(pd.to_numeric(frame[c], errors="coerce").isna().any()) for c in frame.columns}
-                name = column or _text_column(file.name, words)
-                if name not in frame.columns:
-                    raise InputError(f"{file.name!r} has no column {name!r}; it has {_listed(frame.columns)}.")
-                yield from frame[name]
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"The file {file.name!r} is no CSV that can be read: {_first_line(error)}.") from error
-
-
-def _parquet(file: Path, column: str | None) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as table:
-            schema = table.schema_arrow
-            strings = {f.name: pa.types.is_string(f.type) or pa.types.is_large_string(f.type) for f in schema}
-            name = column or _text_column(file.name, strings)
-            if not strings.get(name, False):
-                raise InputError(f"{file.name!r} has no text column {name!r}; it has {_listed(strings)}.")
-            for batch in table.iter_batches(batch_size=1024, columns=[name]):
-                yield from (text for text in batch.column(0).to_pylist() if text)
-    except pa.ArrowException as error:
-        raise InputError(
-            f"The file {file.name!r} is no Parquet file that can be read: {_first_line(error)}."
-        ) from error
-
-
-def _text_column(file: str, strings: dict[str, bool]) -> str:
-    """`text` if there is one, else the only column of strings."""
-    if strings.get("text"):
-        return "text"
-    names = [name for name, is_string in strings.items() if is_string]
-    if len(names) == 1:
-        return names[0]
-    raise InputError(f"Which column of {file!r} is the text? Write {file}:COLUMN; it has {_listed(strings)}.")
-
-
-def _listed(names: object) -> str:
-    items = [repr(str(name)) for name in list(names)[:8]]  # type: ignore[call-overload]
-    return ", ".join(items) or "no columns"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, context: int) -> list[np.ndarray]:
@@ -321,7 +249,8 @@ def _pieces(text: str) -> list[str]:
         pieces = [piece for piece in re.split(cut, text) if piece]
         if len(pieces) > 1:
             break
-    return pieces
+    together = -(-len(pieces) // MOST_PIECES)  # 1 but for millions of lines
+    return ["".join(pieces[at : at + together]) for at in range(0, len(pieces), together)] if together > 1 else pieces
 
 
 def _blocks(pieces: list[np.ndarray], least: int) -> list[np.ndarray]:
@@ -340,15 +269,42 @@ def _blocks(pieces: list[np.ndarray], least: int) -> list[np.ndarray]:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...] | list[str]) -> list[np.ndarray]:
-    if not texts:
-        return []
-    ids: list[np.ndarray] = []
-    for start in range(0, len(texts), 1024):
+    """Token ids of each text. What the tokenizer holds meanwhile is bounded, however long a text is."""
+    found: list[list[np.ndarray]] = [[] for _ in texts]
+    for batch in _batches(texts):
         encoded = tokenizer(
-            list(texts[start : start + 1024]), add_special_tokens=False, return_attention_mask=False, verbose=False
+            [part for _, part in batch], add_special_tokens=False, return_attention_mask=False, verbose=False
         )
-        ids += [np.asarray(document, dtype=np.int32) for document in encoded["input_ids"]]
-    return ids
+        for (place, _), ids in zip(batch, encoded["input_ids"], strict=True):
+            found[place].append(np.asarray(ids, dtype=np.int32))
+    return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]
+
+
+def _batches(texts: tuple[str, ...] | list[str]) -> Iterator[list[tuple[int, str]]]:
+    """Parts of texts, each with its text's place, as many at once as the tokenizer gets."""
+    batch: list[tuple[int, str]] = []
+    size = 0
+    for place, text in enumerate(texts):
+        for part in _parts(text):
+            if batch and (len(batch) == 1024 or size + len(part) > AT_ONCE):
+                yield batch
+                batch, size = [], 0
+            batch.append((place, part))
+            size += len(part)
+    if batch:
+        yield batch
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text, or its parts of at most `PIECE` characters."""
+    start = 0
+    while len(text) - start > PIECE:
+        middle, end = start + PIECE // 2, start + PIECE
+        at = max(text.rfind(" ", middle, end), text.rfind("\n", middle, end))
+        at = end if at < 0 else at
+        yield text[start:at]
+        start = at
+    yield text[start:]
 
 
 def count_tokens(documents: list[np.ndarray], rows: int) -> np.ndarray:

@@ -80,6 +80,12 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def quoted(text: str, most: int = 120) -> str:
+    """A name that a user gave, as a sentence shows it: in quotes, short, without control characters."""
+    seen = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return f"'{seen if len(seen) <= most else seen[: most - 3] + '...'}'"
+
+
 def _trimmed(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 

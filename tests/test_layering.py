@@ -1,7 +1,7 @@
 """The arrows of the house go one way only, and torch is loaded only where it is needed.
 
     errors, settings, tokens, words -> show -> store, moments, results -> model, corpus -> observe, train -> encoding
-    -> steering | pruning | dynamics -> generate, export -> analysis -> series -> figures, cli -> app
+    -> steering | pruning | dynamics -> generate, export -> similarity -> analysis -> series -> figures, cli -> app
 
 A room imports only from layers before its own. What is imported for type checking alone counts for the arrows but
 not for what gets loaded.
@@ -24,14 +24,18 @@ LAYERS = (
     {"errors"},
     {"settings", "tokens", "words"},
     {"show"},
-    {"store", "moments", "results", "sources"},
+    {"store", "moments", "results", "records", "sources"},
+    {"quality"},
     {"model", "corpus"},
+    {"head_pass", "least_squares"},
     {"observe", "train"},
     {"encoding"},
     {"steering", "pruning", "dynamics"},
     {"generate", "export", "tables", "kept", "summary"},
+    {"similarity"},
     {"analysis"},
-    {"series", "sweep", "compare"},
+    {"series", "sweep"},
+    {"compare"},
     {"figures"},
     {"report"},
     {"cli"},
@@ -39,8 +43,19 @@ LAYERS = (
 LAYER_OF = {room: depth for depth, layer in enumerate(LAYERS) for room in layer}
 
 HEAVY = {"torch", "transformers"}
-FREE_OF_TORCH = {"store", "tokens", "moments", "results", "corpus", "encoding", "steering", "figures"}
-TORCH_AT_THE_TOP = {"model", "observe", "generate", "export", "pruning"}
+FREE_OF_TORCH = {
+    "least_squares",
+    "store",
+    "tokens",
+    "moments",
+    "results",
+    "corpus",
+    "quality",
+    "encoding",
+    "steering",
+    "figures",
+}
+TORCH_AT_THE_TOP = {"model", "head_pass", "observe", "generate", "export", "pruning"}
 """Rooms that may import torch when they are imported; all others do it inside the function that needs it."""
 
 ONLY_IN = {

@@ -17,6 +17,7 @@ from typing import Literal
 
 from core.errors import InputError
 from core.model.weights import check_folder
+from core.words import quoted
 
 FORMS = "demo, smollm2, org/name or org/name@revision on the Hub, a folder that save_pretrained wrote, or a .gguf file"
 FORMS_SERVED = "demo, smollm2, or org/name or org/name@revision on the Hub"
@@ -53,7 +54,7 @@ def parse_model(name: str, *, local_paths: bool = True) -> ModelSource:
         InputError: the name has none of the forms, or the folder or file is not a model that can be read.
     """
     forms = FORMS if local_paths else FORMS_SERVED
-    shown = _shown(name)
+    shown = quoted(name)
     if not name.strip() or len(name) > 1024 or not name.isprintable():
         raise InputError(f"The model name {shown} is empty, too long or has characters that cannot be: give {forms}.")
     name = name.strip()
@@ -68,12 +69,6 @@ def parse_model(name: str, *, local_paths: bool = True) -> ModelSource:
     if not hub or ".." in name or "--" in hub["repo"] or hub["repo"].endswith(".git"):
         raise InputError(f"{shown} is not the name of a model here: give {forms}.")
     return ModelSource(name, "hub", hub["repo"], hub["revision"])
-
-
-def _shown(name: str) -> str:
-    """The name in quotes as it is put into a message: short, and free of control characters."""
-    text = "".join(character if character.isprintable() else "?" for character in name)
-    return f"'{text if len(text) <= 120 else text[:117] + '...'}'"
 
 
 def _path(name: str, shown: str) -> Path:

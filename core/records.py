@@ -1,0 +1,248 @@
+"""What stands in a text file, one text at a time: .txt and .md whole, .jsonl, .csv and .parquet record by record.
+
+However a file is made, reading it is bounded: a line by its length, a Parquet column by how far it unpacks, the whole by
+what the reader takes before it stops. Every mistake in a file is one sentence.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from core.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".csv", ".parquet")
+LONGEST_LINE = 64 * 2**20
+"""Characters (of a .jsonl: bytes) in a line; longer ones are refused, since a line is held as a whole."""
+LOOKED_AT = 256
+"""Rows of a .csv that tell which of its columns are texts."""
+UNPACKED_FREELY, UNPACKED_TIMES = 64 * 2**20, 500
+"""A Parquet column larger than the first (bytes) may not unpack to more than so many times its size on disk."""
+
+
+def texts_in(file: Path, column: str | None, limit: int) -> Iterator[str]:
+    """The texts of a file, in order.
+
+    Args:
+        column: which holds the text, where records have several; None finds it.
+        limit: characters after which the reader will stop.
+
+    Raises:
+        InputError: the file cannot be read, or not as what its name says.
+    """
+    try:
+        match file.suffix.lower():
+            case ".jsonl":
+                found = _jsonl(file, column)
+            case ".csv":
+                found = _csv(file, column)
+            case ".parquet":
+                found = _parquet(file, column)
+            case _:
+                found = _plain(file, limit)
+        for text in found:
+            yield whole_characters(text)
+    except OSError as error:
+        raise InputError(f"The file {file.name!r} cannot be read: {error.strerror or first_line(error)}.") from error
+
+
+def whole_characters(text: str) -> str:
+    r"""The text with U+FFFD where it holds half a character (JSON can: `"\ud83d"`), which no tokenizer takes."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's error, for the middle of a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+def _plain(file: Path, limit: int) -> Iterator[str]:
+    with file.open("rb") as opened:
+        raw = opened.read(4 * limit)
+        yield _decode(raw, file.name, cut=bool(opened.read(1)))[:limit]
+
+
+def _decode(raw: bytes, name: str, *, cut: bool = False) -> str:
+    """Bytes as text. `cut`: they end where the reader stopped, perhaps inside a character."""
+    if b"\0" in raw:
+        raise InputError(f"The file {name!r} is binary, not text: give {', '.join(SUFFIXES)}, text in UTF-8.")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if cut and error.start >= len(raw) - 4:
+            return raw[: error.start].decode("utf-8-sig")
+        raise InputError(
+            f"The file {name!r} is not UTF-8 text (byte 0x{raw[error.start]:02x} at {error.start:,}): save it as UTF-8."
+        ) from error
+
+
+# --- JSON, a value a line ---------------------------------------------------------------------------------------------
+
+
+def _jsonl(file: Path, column: str | None) -> Iterator[str]:
+    with file.open("rb") as lines:
+        number = 0
+        while line := lines.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise _too_long(file, number)
+            text = _decode(line, file.name)
+            if not text.strip():
+                continue
+            try:
+                record = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise InputError(
+                    f"Line {number} of {file.name!r} is not JSON: one JSON value a line is expected."
+                ) from error
+            if isinstance(record, str):
+                yield record
+                continue
+            if not isinstance(record, dict):
+                raise InputError(f"Line {number} of {file.name!r} is neither a text nor an object with a text.")
+            name = column or _text_column(file.name, {k: isinstance(v, str) for k, v in record.items()})
+            if name not in record:
+                raise InputError(f"Line {number} of {file.name!r} has no {name!r}; it has {_listed(record)}.")
+            if isinstance(record[name], str):
+                yield record[name]
+
+
+def _too_long(file: Path, number: int) -> InputError:
+    return InputError(
+        f"Line {number} of {file.name!r} is longer than {LONGEST_LINE // 2**20} million characters: cut its texts smaller."
+    )
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def _csv(file: Path, column: str | None) -> Iterator[str]:
+    with file.open("rb") as opened:
+        start = opened.read(2**16)
+        _decode(start, file.name, cut=len(start) == 2**16)
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        rows = csv.reader(_lines(text, file), strict=True)
+        try:
+            yield from _column(file, column, rows)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"The file {file.name!r} is not UTF-8 text (byte 0x{error.object[error.start]:02x}, after line "
+                f"{rows.line_num:,}): save it as UTF-8."
+            ) from error
+        except csv.Error as error:
+            raise InputError(
+                f"The file {file.name!r} is no CSV that can be read (near line {rows.line_num:,}: {first_line(error)})."
+            ) from error
+
+
+def _lines(text: TextIO, file: Path) -> Iterator[str]:
+    number = 0
+    while line := text.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise _too_long(file, number)
+        yield line
+
+
+def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
+    header = next((row for row in rows if row), None)
+    if header is None:
+        raise InputError(f"The file {file.name!r} is no CSV that can be read: it is empty.")
+    fitting = _fitting(file, rows, len(header))
+    first = list(islice(fitting, LOOKED_AT))
+    words = {name: any(place < len(row) and _is_word(row[place]) for row in first) for place, name in enumerate(header)}
+    name = column or _text_column(file.name, words)
+    if name not in header:
+        raise InputError(f"{file.name!r} has no column {name!r}; it has {_listed(header)}.")
+    place = header.index(name)
+    yield from (row[place] for row in chain(first, fitting) if place < len(row))
+
+
+def _fitting(file: Path, rows: Any, fields: int) -> Iterator[list[str]]:
+    """The rows; one with more fields than the header is a text whose commas are not quoted, so its parts mean nothing."""
+    for row in rows:
+        if any(row[fields:]):
+            raise InputError(
+                f"Line {rows.line_num:,} of {file.name!r} has {len(row)} fields and the header has {fields}: put texts that "
+                "hold commas into quotes."
+            )
+        yield row
+
+
+def _is_word(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return bool(text.strip())
+    return False
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def _parquet(file: Path, column: str | None) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            strings = {field.name: _is_text(field.type) for field in table.schema_arrow}
+            name = column or _text_column(file.name, strings)
+            if not strings.get(name, False):
+                raise InputError(f"{file.name!r} has no text column {name!r}; it has {_listed(strings)}.")
+            _refuse_bomb(file, name, table.metadata)
+        # as a dictionary: a long text that stands in many rows is not unpacked once for each of them
+        with pq.ParquetFile(file, read_dictionary=[name]) as table:
+            for batch in table.iter_batches(batch_size=1024, columns=[name]):
+                yield from (text for value in batch.column(0) if (text := value.as_py()))
+    except UnicodeDecodeError as error:
+        raise InputError(f"The file {file.name!r} holds texts that are not UTF-8: write it anew.") from error
+    except (pa.ArrowException, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise InputError(f"The file {file.name!r} is no Parquet file that can be read: {first_line(error)}.") from error
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow.types as types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _refuse_bomb(file: Path, name: str, metadata: Any) -> None:
+    for group in range(metadata.num_row_groups):
+        for place in range(metadata.num_columns):
+            part = metadata.row_group(group).column(place)
+            packed, unpacked = part.total_compressed_size, part.total_uncompressed_size
+            if part.path_in_schema == name and unpacked > max(UNPACKED_FREELY, UNPACKED_TIMES * packed):
+                raise InputError(
+                    f"The column {name!r} of {file.name!r} would unpack to {unpacked / max(packed, 1):,.0f} times its size: "
+                    "such a file is not read."
+                )
+
+
+# --- which column -----------------------------------------------------------------------------------------------------
+
+
+def _text_column(file: str, strings: dict[str, bool]) -> str:
+    """`text` if there is one, else the only column of strings."""
+    if strings.get("text"):
+        return "text"
+    names = [name for name, is_string in strings.items() if is_string]
+    if len(names) == 1:
+        return names[0]
+    raise InputError(f"Which column of {file!r} is the text? Write {file}:COLUMN; it has {_listed(strings)}.")
+
+
+def _listed(names: Iterable[object]) -> str:
+    items = [repr(str(name)[:60]) for name in list(names)[:8]]
+    return ", ".join(items) or "no columns"
