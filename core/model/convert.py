@@ -7,22 +7,41 @@ fp32 under the file's SHA-256, so that the second time is an ordinary load and a
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from shutil import disk_usage, rmtree
 from typing import Any
 
-from core.errors import AnalysisError, HeadscopeError
+from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.fetch import locked, scratch_folder, writing_to
 from core.model.weights import file_sha256, readable
 from core.settings import Progress, no_progress, tell_bytes
 
 MAGIC = b"GGUF"
+HASHES = "converted.json"
+"""File of a conversion that holds the SHA-256 of all others."""
 
 
 def converted_folder(sha256: str, cache: Path) -> Path:
     """Where the conversion of the GGUF file with this hash lies, whether or not it is there yet."""
     return cache / "models" / f"gguf-{sha256[:24]}"
+
+
+def is_converted(folder: Path, cache: Path, progress: Progress = no_progress) -> bool:
+    """Whether a conversion is there, and every file as it was written."""
+    try:
+        known = json.loads((folder / HASHES).read_text("utf-8"))
+        names = {path.name for path in folder.iterdir()} - {HASHES}
+        return names == set(known) and all(file_sha256(folder / n, cache, progress) == known[n] for n in names)
+    except (OSError, ValueError, TypeError, InputError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def convert_gguf(path: Path, cache: Path, progress: Progress = no_progress) -> tuple[Path, str]:
@@ -36,9 +55,9 @@ def convert_gguf(path: Path, cache: Path, progress: Progress = no_progress) -> t
             raise AnalysisError(f"{path.name} is not a GGUF file (it does not begin with 'GGUF'): copy it again.")
     sha256 = file_sha256(path, cache, progress)
     target = converted_folder(sha256, cache)
-    if not target.is_dir():
+    if not is_converted(target, cache, progress):
         with writing_to(target), locked(target, progress):
-            if not target.is_dir():
+            if not is_converted(target, cache, progress):
                 _convert(path, target, progress)
     return target, sha256
 
@@ -58,6 +77,8 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
         except Exception as error:  # the reader's own faults on a broken or unknown file are of many types
             raise _refusal(path, error) from error
         progress(f"Unpacking {path.name} (once)", 1.0)
+        hashes = {file.name: _sha256(file) for file in sorted((folder / "model").iterdir())}
+        (folder / "model" / HASHES).write_text(json.dumps(hashes, indent=0), "utf-8")
         rmtree(target, ignore_errors=True)
         (folder / "model").replace(target)
 

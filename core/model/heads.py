@@ -25,7 +25,17 @@ from jaxtyping import Float32, UInt8
 
 from core.errors import AnalysisError, InputError
 from core.model.fetch import writing_to
-from core.model.hub import Listing, downloaded, list_files, read_part, refused, shown_as, side_files, small_file
+from core.model.hub import (
+    Listing,
+    check_kept,
+    downloaded,
+    list_files,
+    read_part,
+    refused,
+    shown_as,
+    side_files,
+    small_file,
+)
 from core.model.stored import decode, find_names
 from core.model.weights import (
     INDEX,
@@ -215,6 +225,7 @@ def _on_disk(repo: str, revision: str | None, cache: Path) -> HeadTensors | None
         return _decoded(kept, known.commit)
     if here := downloaded(repo, revision):
         folder, commit = here
+        check_kept(folder, shown_as(repo, revision), cache)
         head = read_head(folder, shown_as(repo, revision))
         return HeadTensors(head.weight, head.bias, head.sha256, head.dtype, head.tied, commit)
     return None

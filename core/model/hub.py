@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import re
 import shutil
 import time
@@ -110,6 +111,7 @@ def download(repo: str, revision: str | None, cache: Path, progress: Progress) -
         listing = list_files(repo, revision, progress)
     except (InputError, AnalysisError) as error:
         if not refused(error) and (here := downloaded(repo, revision)):
+            check_kept(here[0], shown_as(repo, revision), cache)
             return here
         raise
     shown, sizes = listing.shown, listing.sizes
@@ -168,6 +170,28 @@ def downloaded(repo: str, revision: str | None) -> tuple[Path, str] | None:
     except InputError:
         return None
     return folder, folder.name
+
+
+def check_kept(folder: Path, shown: str, cache: Path) -> None:
+    """Compares the files of a downloaded model with their names in the Hub's cache, which are their hashes.
+
+    Raises:
+        AnalysisError: one of them is not what was downloaded.
+    """
+    for path in folder.iterdir():
+        name = path.resolve().name
+        if re.fullmatch("[0-9a-f]{64}", name) and path.is_file():
+            fine = file_sha256(path, cache) == name
+        elif re.fullmatch("[0-9a-f]{40}", name) and path.is_file():  # what git would call it
+            content = path.read_bytes()
+            fine = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == name
+        else:
+            continue
+        if not fine:
+            raise AnalysisError(
+                f"{path.name} of {shown} is damaged on this disk: delete the model from the Hub's cache (`hf cache`) and "
+                "download it again."
+            )
 
 
 def _file(repo: str, name: str, revision: str | None, progress: Progress, before: float, total: float) -> Path:

@@ -113,7 +113,9 @@ def shard_names(index: Path, shown: str) -> list[str]:
 def read_json(path: Path, shown: str) -> dict[str, object]:
     """The object in a JSON file, or an `InputError` that names it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MAX_HEADER + 1)
+        content = json.loads(text) if len(text) <= MAX_HEADER else None
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
@@ -173,12 +175,19 @@ def stored_tensors(read: Callable[[int, int], bytes], size: int, file: str) -> d
         tensors = {}
         for name, entry in header.items():
             start, end = (data + int(offset) for offset in entry["data_offsets"])
-            if not data <= start <= end <= size:
+            tensor = StoredTensor(str(entry["dtype"]), tuple(map(int, entry["shape"])), start, end)
+            width = BYTES.get(tensor.dtype)
+            if min(tensor.shape, default=0) < 0 or (width and end - start != width * prod(tensor.shape)):
+                raise ValueError("shape")
+            tensors[name] = tensor
+        position = data
+        for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.end)):
+            if tensor.start != position or tensor.end < position:  # a hole, or two that overlap
                 raise ValueError("data offsets")
-            tensors[name] = StoredTensor(str(entry["dtype"]), tuple(map(int, entry["shape"])), start, end)
-        if max((tensor.end for tensor in tensors.values()), default=data) != size:
+            position = tensor.end
+        if position != size:
             raise ValueError("data length")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise _broken(file) from error
     return tensors
 
@@ -209,23 +218,41 @@ def model_sha256(folder: Path, shown: str, cache: Path, progress: Progress = no_
 
 
 def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> str:
-    """SHA-256 of a file, remembered in `cache/hashes.json` for as long as size, time and inode stay the same."""
-    real = path.resolve()
-    stat = real.stat()
-    mark = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-    known = _known_hashes(cache).get(str(real), "").rpartition(" ")
-    if known[0] == mark:
-        return known[2]
-    digest, done = hashlib.sha256(), 0
-    with readable(path), real.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-            done += len(block)
-            tell_bytes(progress, f"Checking {path.name}", done, stat.st_size)
-    table = _known_hashes(cache) | {str(real): f"{mark} {digest.hexdigest()}"}
+    """SHA-256 of a file, remembered in `cache/hashes.json` for as long as size, times and inode stay the same.
+
+    The time of the last change to the inode is one of them: unlike the time of writing nobody can set it back.
+    """
+    with readable(path):
+        real = path.resolve()
+        stat = real.stat()
+        mark = f"{real} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+        known = _hashed.get(mark) or _known_hashes(cache).get(mark, "")
+        if known.partition(" ")[2] == _checksum(mark, known.partition(" ")[0]):
+            return known.partition(" ")[0]
+        digest, done = hashlib.sha256(), 0
+        with real.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+                done += len(block)
+                tell_bytes(progress, f"Checking {path.name}", done, stat.st_size)
+    sha256 = digest.hexdigest()
+    _hashed[mark] = f"{sha256} {_checksum(mark, sha256)}"
+    others = [(key, value) for key, value in _known_hashes(cache).items() if not key.startswith(f"{real} ")]
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the analysis
-        write_atomically(cache / "hashes.json", json.dumps(table, indent=0).encode())
-    return digest.hexdigest()
+        write_atomically(
+            cache / "hashes.json", json.dumps(dict(others[-MOST_HASHES:]) | {mark: _hashed[mark]}, indent=0).encode()
+        )
+    return sha256
+
+
+MOST_HASHES = 1000
+_hashed: dict[str, str] = {}
+"""What this process has hashed, for a cache that cannot be written to."""
+
+
+def _checksum(mark: str, sha256: str) -> str:
+    """Tells whether a remembered hash is still the one that was written down."""
+    return hashlib.blake2b(f"{mark} {sha256}".encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 def _known_hashes(cache: Path) -> dict[str, str]:
