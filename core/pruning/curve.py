@@ -61,7 +61,8 @@ class Judge:
     Args:
         head: the full head; it is not changed.
         sample: positions, held out from whatever the bases were made of.
-        close: positions for what needs probabilities; the sample is in random order, so the first are a random part.
+        close: positions for what needs probabilities; the sample is in random order, so the first are a random part. With 0
+            none of that is measured.
     """
 
     def __init__(
@@ -231,6 +232,8 @@ class _Sweep:
         """token_kl [K, V], token_drift [K, V] and js [K] over the positions of `log_z` [c, K]."""
         judge, points, count = self.judge, len(self.widths), len(log_z)
         vocab = len(judge.head.weight)
+        if not count:
+            return np.full((points, vocab), np.nan), np.full((points, vocab), np.nan), np.full(points, np.nan)
         token_kl, token_drift = np.zeros((points, vocab)), np.zeros((points, vocab))
         js = torch.zeros(points, dtype=torch.float64, device=judge.device)
         for start, stop in _tiles(vocab, TOKENS_TILE, "Pruning, token by token", self.progress):
