@@ -10,22 +10,17 @@ fit. Arrays only: this file knows no model. Source: Cho et al. 2025, abstract; m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from core.errors import AnalysisError
+from core.least_squares import Solved, System, accumulate, blocks, cross_validated, nested
 from core.moments import Moments, Observation
 from core.show import Shown
 
-FOLDS = 5
-BLOCK_ROWS = 4096
-RANK_TOLERANCE = 1e-12
-"""Eigenvalues of the correlation matrix below this share of the largest count as zero."""
-CONSTANT = 1e-9
-"""A column that varies by less than this share of its mean is the same for every token."""
 ILL_CONDITIONED = 1e6
 SPARSITY_DIMS = (
     1,
@@ -214,9 +209,10 @@ def encode(
     y = neg_log_alpha + offset[rows]
     if not np.isfinite(y).all():
         raise AnalysisError("The head's bias holds values that are not finite numbers.")
-    system = _accumulate(embedding, rows, y, seed)
-    line = _solve(system)
-    quadratic = _Quadratic(system, line, fit, embedding, rows, y)
+    system = accumulate(embedding, rows, y, seed)
+    line = Solved(system)
+    spectrum, axes = scipy.linalg.eigh(system.gram)
+    quadratic = _Quadratic(system, line, fit, embedding, rows, y, axes[:, :-3:-1])
     predicted = quadratic.linear - offset[rows]
     n = len(rows)
     sst = system.yy
@@ -232,7 +228,7 @@ def encode(
     present = held_out.sum_p[rows] > 0
     y_held_out = np.full(n, np.nan)
     y_held_out[present] = -np.log(held_out.alpha[rows][present]) + offset[rows][present]
-    eigenvalues, eigenvectors = scipy.linalg.eigh(system.gram)
+    condition = float(np.sqrt(spectrum[-1] / spectrum[0])) if line.rank == dim and spectrum[0] > 0 else float("inf")
     padded = int((~token).sum())
     return Encoding(
         weights=line.weights,
@@ -246,10 +242,10 @@ def encode(
         intercept_error=float(np.sqrt(variance * (1 / n + system.mean_x @ line.inverse @ system.mean_x))),
         r2=r2,
         r2_adjusted=1 - (1 - r2) * (n - 1) / freedom,
-        r2_held_out_tokens=_cross_validated(system),
+        r2_held_out_tokens=cross_validated(system),
         r2_held_out_text=_r2(y_held_out[present], quadratic.linear[present]),
         residual_std=float(np.sqrt(variance)),
-        condition_number=line.condition_number,
+        condition_number=condition,
         rank=line.rank,
         effective_dims=float(salient**2 / (saliency**2).sum()) if salient > 0 else 0.0,
         token_ids=rows.astype(np.int64),
@@ -258,8 +254,8 @@ def encode(
         alpha_held_out=held_out.alpha[rows],
         neg_log_alpha=neg_log_alpha,
         predicted=predicted,
-        pca=_project(embedding, rows, system.mean_x, eigenvectors[:, :-3:-1]),
-        pca_explained=eigenvalues[:-11:-1] / max(eigenvalues.sum(), np.finfo(float).tiny),
+        pca=quadratic.projected,
+        pca_explained=spectrum[:-11:-1] / max(spectrum.sum(), np.finfo(float).tiny),
         sparsity=_sparsity(system, line, saliency),
         predictors=quadratic.predictors(r2),
         cosine_minus_mean_hidden=_cosine(line.weights, -fit.mean_hidden),
@@ -274,7 +270,7 @@ def encode(
         documents_held_out=observation.documents_held_out,
         perplexity=fit.perplexity,
         perplexity_held_out=held_out.perplexity,
-        warnings=_warnings(system, line, dim),
+        warnings=_warnings(system, line, condition),
         note=observation.note,
     )
 
@@ -298,188 +294,61 @@ def fit_line(embedding: Float32[np.ndarray, "V d"], rows: Int64[np.ndarray, "n"]
     n, dim = len(rows), embedding.shape[1]
     if n <= dim + 1:
         raise AnalysisError(f"There are {n:,} tokens for {dim:,} dimensions: a line through them is not determined.")
-    system = _accumulate(embedding, rows, y, seed=0)
-    line = _solve(system)
+    system = accumulate(embedding, rows, y, seed=0)
+    line = Solved(system)
     r2 = 1 - line.sse / system.yy if system.yy > 0 else 0.0
     adjusted = 1 - (1 - r2) * (n - 1) / max(1, n - line.rank - 1)
     return Line(line.weights, system.mean_y - float(system.mean_x @ line.weights), r2, adjusted)
 
 
-# --- the normal equations -------------------------------------------------------------------------------------------
+# --- what surrounds the line ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Fold:
-    """Sums over the tokens of one fold, about the means of all tokens."""
-
-    n: int
-    sum_x: np.ndarray  # [d]
-    sum_y: float
-    gram: np.ndarray  # [d, d]
-    xy: np.ndarray  # [d]
-    yy: float
-
-
-@dataclass(frozen=True)
-class _System:
-    """Centred sums over all tokens, and the same by fold."""
-
-    n: int
-    mean_x: np.ndarray  # [d]
-    mean_y: float
-    gram: np.ndarray  # [d, d] sum of (x − mean)(x − mean)ᵀ
-    xy: np.ndarray  # [d]
-    yy: float
-    folds: tuple[_Fold, ...]
-
-    @property
-    def std(self) -> np.ndarray:
-        """[d] standard deviation of every column over the tokens (divided by n)."""
-        return np.sqrt(np.diag(self.gram) / self.n)
-
-
-def _blocks(embedding: np.ndarray, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """(place among the rows, those rows of E in fp64), a few thousand at a time."""
-    for start in range(0, len(rows), BLOCK_ROWS):
-        place = slice(start, min(start + BLOCK_ROWS, len(rows)))
-        yield place, embedding[rows[place]].astype(np.float64)
-
-
-def _accumulate(embedding: np.ndarray, rows: np.ndarray, y: np.ndarray, seed: int) -> _System:
-    dim = embedding.shape[1]
-    total = np.zeros(dim)
-    for _, x in _blocks(embedding, rows):
-        total += x.sum(0)
-    mean_x, mean_y = total / len(rows), float(y.mean())
-    if not np.isfinite(mean_x).all():
-        bad = np.flatnonzero(~np.isfinite(mean_x))
-        raise AnalysisError(f"The output embedding holds values that are not finite numbers (dimension {bad[0]}).")
-    fold_of = np.random.default_rng([seed, 2]).permutation(len(rows)) % FOLDS
-    counts, sum_y, yy = np.zeros(FOLDS, dtype=int), np.zeros(FOLDS), np.zeros(FOLDS)
-    sum_x, xy, gram = np.zeros((FOLDS, dim)), np.zeros((FOLDS, dim)), np.zeros((FOLDS, dim, dim))
-    for place, block in _blocks(embedding, rows):
-        block -= mean_x
-        for fold in range(FOLDS):
-            chosen = fold_of[place] == fold
-            x, target = block[chosen], y[place][chosen] - mean_y
-            counts[fold] += len(x)
-            sum_x[fold] += x.sum(0)
-            sum_y[fold] += target.sum()
-            gram[fold] += x.T @ x
-            xy[fold] += x.T @ target
-            yy[fold] += target @ target
-    squares = gram.sum(0).diagonal()
-    constant = squares <= len(rows) * (CONSTANT * np.abs(mean_x)) ** 2  # only rounding is left of such a column
-    sum_x[:, constant] = xy[:, constant] = 0.0
-    gram[:, constant], gram[:, :, constant] = 0.0, 0.0
-    folds = tuple(_Fold(int(counts[k]), sum_x[k], float(sum_y[k]), gram[k], xy[k], float(yy[k])) for k in range(FOLDS))
-    return _System(
-        len(rows),
-        mean_x,
-        mean_y,
-        gram.sum(0),
-        xy.sum(0),
-        float(yy.sum()),
-        folds,
-    )
-
-
-@dataclass(frozen=True)
-class _Line:
-    weights: np.ndarray  # [d]
-    inverse: np.ndarray  # [d, d] of the Gram matrix (pseudo-inverse where singular)
-    sse: float
-    rank: int
-    condition_number: float
-
-
-def _solve(system: _System) -> _Line:
-    """Least squares through the eigenvectors of the correlation matrix: scaled first, so units do not matter."""
-    import scipy.linalg
-
-    scale = np.sqrt(np.diag(system.gram))
-    scale = np.where(scale > 0, scale, 1.0)
-    correlation = system.gram / np.outer(scale, scale)
-    values, vectors = scipy.linalg.eigh(correlation)
-    kept = values > RANK_TOLERANCE * max(values[-1], 0.0)
-    rank = int(kept.sum())
-    if rank == len(values):
-        factor = scipy.linalg.cho_factor(correlation)
-        inverse = scipy.linalg.cho_solve(factor, np.eye(len(values)))
-        scaled = scipy.linalg.cho_solve(factor, system.xy / scale)
-        # one step of refinement brings the normal equations to the accuracy of the data
-        scaled += scipy.linalg.cho_solve(factor, system.xy / scale - correlation @ scaled)
-    else:
-        inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
-        scaled = np.where(np.diag(system.gram) > 0, inverse @ (system.xy / scale), 0.0)
-    weights = scaled / scale
-    sse = system.yy - 2 * float(weights @ system.xy) + float(weights @ system.gram @ weights)
-    spectrum = scipy.linalg.eigvalsh(system.gram)
-    condition = float(np.sqrt(spectrum[-1] / spectrum[0])) if rank == len(values) and spectrum[0] > 0 else float("inf")
-    return _Line(weights, inverse / np.outer(scale, scale), max(sse, 0.0), rank, condition)
-
-
-def _cross_validated(system: _System) -> float:
-    """R² on held-out tokens: every fold is predicted by a line fitted on the others; all from the same sums."""
-    sse = 0.0
-    for fold in system.folds:
-        n = system.n - fold.n
-        mean_x, mean_y = -fold.sum_x / n, -fold.sum_y / n  # of the training tokens, about the overall means
-        gram = system.gram - fold.gram - n * np.outer(mean_x, mean_x)
-        xy = system.xy - fold.xy - n * mean_x * mean_y
-        weights = _solve(_System(n, mean_x, mean_y, gram, xy, 0.0, ())).weights
-        shift = mean_y - float(mean_x @ weights)
-        sse += (
-            fold.yy
-            - 2 * float(weights @ fold.xy)
-            - 2 * shift * fold.sum_y
-            + float(weights @ fold.gram @ weights)
-            + 2 * shift * float(weights @ fold.sum_x)
-            + fold.n * shift**2
-        )
-    return 1 - sse / system.yy
-
-
-def _sparsity(system: _System, line: _Line, saliency: np.ndarray) -> tuple[SparsityPoint, ...]:
-    order = np.argsort(-saliency, kind="stable")
-    dim = len(order)
-    points = []
-    for dims in sorted({*(k for k in SPARSITY_DIMS if k < dim), dim}):
-        best = order[:dims]
-        gram, xy, kept = system.gram[np.ix_(best, best)], system.xy[best], line.weights[best]
-        again = _solve(_System(system.n, system.mean_x[best], 0.0, gram, xy, system.yy, ()))
-        sse_kept = system.yy - 2 * float(kept @ xy) + float(kept @ gram @ kept)
-        points.append(SparsityPoint(dims, 1 - again.sse / system.yy, 1 - sse_kept / system.yy))
-    return tuple(points)
+def _sparsity(system: System, line: Solved, saliency: np.ndarray) -> tuple[SparsityPoint, ...]:
+    dim = len(saliency)
+    sizes = sorted({*(k for k in SPARSITY_DIMS if k < dim), dim})
+    again, kept = nested(system, line, np.argsort(-saliency, kind="stable"), sizes)
+    return tuple(SparsityPoint(*point) for point in zip(sizes, again, kept, strict=True))
 
 
 class _Quadratic:
-    """The predictions that need E_w Σ E_wᵀ: both cumulant predictors and the fit with one more regressor.
+    """The second pass over the rows: the predictions that need E_w Σ E_wᵀ, the fitted values, the principal components.
 
     Attributes:
-        linear: [n] A·E_w + B, on the scale of −log alpha + b.
+        linear: [n] A·E_w + B, on the scale of −log alpha + b. projected: [n, 2] on the two `axes` [d, 2].
     """
 
     def __init__(
-        self, system: _System, line: _Line, fit: Moments, embedding: np.ndarray, rows: np.ndarray, y: np.ndarray
+        self,
+        system: System,
+        line: Solved,
+        fit: Moments,
+        embedding: np.ndarray,
+        rows: np.ndarray,
+        y: np.ndarray,
+        axes: np.ndarray,
     ) -> None:
-        n, covariance = len(rows), fit.covariance
+        n, mean, covariance = len(rows), system.mean_x, fit.covariance
         self.y, self.line, self.system = y, line, system
-        first, spread, linear = np.empty(n), np.empty(n), np.empty(n)
-        quadratic = np.empty(n)
-        for place, x in _blocks(embedding, rows):
-            first[place] = -x @ fit.mean_hidden + fit.log_z_mean
-            quadratic[place] = ((x @ covariance) * x).sum(1)
-            spread[place] = quadratic[place] - 2 * x @ fit.covariance_h_log_z + fit.log_z_variance
-            linear[place] = (x - system.mean_x) @ line.weights + system.mean_y
-        self.linear, self.first, self.second = linear, first, first - 0.5 * spread
+        along_mean = covariance @ mean
+        directions = np.column_stack([fit.mean_hidden, fit.covariance_h_log_z, line.weights, along_mean, axes])
+        scores, quadratic = np.empty((n, directions.shape[1])), np.empty(n)
+        xq = np.zeros(len(mean))
+        spread_of = _quadratic_form(covariance)
+        for place, x in blocks(embedding, rows):
+            x -= mean
+            scores[place] = x @ directions
+            quadratic[place] = spread_of(x) + 2 * scores[place, 3] + along_mean @ mean
+            xq += x.T @ quadratic[place]  # the mean of x is 0: centring the other factor changes nothing
+        first = fit.log_z_mean - scores[:, 0] - mean @ fit.mean_hidden
+        spread = quadratic - 2 * (scores[:, 1] + mean @ fit.covariance_h_log_z) + fit.log_z_variance
+        self.linear, self.first, self.second = scores[:, 2] + system.mean_y, first, first - 0.5 * spread
+        self.projected = np.zeros((n, 2), dtype=np.float32)
+        self.projected[:, : axes.shape[1]] = scores[:, 4:]
         centred = quadratic - quadratic.mean()
-        xq = np.zeros(embedding.shape[1])
-        for place, x in _blocks(embedding, rows):
-            xq += (x - system.mean_x).T @ centred[place]
         # Frisch-Waugh: what the quadratic term adds is its part that E does not explain, on the fit's residuals.
         left = float(centred @ centred - xq @ line.inverse @ xq)
-        residual = y - linear
+        residual = y - self.linear
         gain = float(centred @ residual - (line.inverse @ xq) @ (system.xy - system.gram @ line.weights))
         self.sse_quadratic = line.sse - (gain**2 / left if left > 1e-9 * float(centred @ centred) else 0.0)
 
@@ -494,11 +363,14 @@ class _Quadratic:
         )
 
 
-def _project(embedding: np.ndarray, rows: np.ndarray, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    projected = np.zeros((len(rows), 2), dtype=np.float32)
-    for place, x in _blocks(embedding, rows):
-        projected[place, : axes.shape[1]] = (x - mean) @ axes
-    return projected
+def _quadratic_form(covariance: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """x [n, d] ↦ x Σ xᵀ row by row [n]: through the triangular root of Σ, which takes half the products of Σ itself."""
+    import scipy.linalg
+
+    lower, failed = scipy.linalg.lapack.dpotrf(covariance, lower=1, clean=1)
+    if failed:  # fewer positions than dimensions
+        return lambda x: ((x @ covariance) * x).sum(1)
+    return lambda x: (scipy.linalg.blas.dtrmm(1.0, lower, x.T, lower=1, trans_a=1) ** 2).sum(0)
 
 
 def _r2(y: np.ndarray, predicted: np.ndarray) -> float:
@@ -518,8 +390,8 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b) / scale if scale > 0 else 0.0
 
 
-def _warnings(system: _System, line: _Line, dim: int) -> tuple[str, ...]:
-    sentences = []
+def _warnings(system: System, line: Solved, condition: float) -> tuple[str, ...]:
+    sentences, dim = [], len(line.weights)
     constant = np.flatnonzero(system.std == 0)
     if len(constant):
         names = ", ".join(str(i) for i in constant[:5]) + (" …" if len(constant) > 5 else "")
@@ -529,8 +401,6 @@ def _warnings(system: _System, line: _Line, dim: int) -> tuple[str, ...]:
             f"The output embedding has rank {line.rank} of {dim}: the weights are the smallest of many that fit equally "
             "well, and standard errors of single dimensions mean little."
         )
-    elif line.condition_number > ILL_CONDITIONED:
-        sentences.append(
-            f"The output embedding is badly conditioned ({line.condition_number:.3g}): single weights are uncertain."
-        )
+    elif condition > ILL_CONDITIONED:
+        sentences.append(f"The output embedding is badly conditioned ({condition:.3g}): single weights are uncertain.")
     return tuple(sentences)

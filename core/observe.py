@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from core.corpus import Chunk, Plan
 from core.errors import AnalysisError
+from core.head_pass import HeadPass
 from core.moments import Moments, Observation, Reservoir
 from core.settings import Progress, no_progress
 from core.store import read_result, write_result
@@ -30,12 +30,8 @@ if TYPE_CHECKING:
     from core.model import Head, LoadedModel
 
 log = logging.getLogger("headscope")
-TOP = 16
-"""Largest logits kept per position of the reservoir; at most TOP - 1 tokens can be steered together."""
 RESERVOIR_BYTES = 192 * 2**20
 RESERVOIR_MOST = 16384
-HEAD_BLOCK_BYTES = 96 * 2**20
-"""Memory for logits while the head is applied: positions go through it in blocks of this many bytes."""
 SEEN_AT_ONCE = 1024
 """Positions between two calls of the progress when a sample goes through another head."""
 FOLD_EVERY = 16
@@ -73,10 +69,12 @@ def observe(
     """
     thresholds = {held: _threshold(plan, held, seed, model.description.dim) for held in (False, True)}
     state = _Resumable(partial, len(plan.chunks))
+    head_pass = HeadPass(model.head)
     for index in range(state.done, len(plan.chunks)):
         progress("Observing the model on the corpus", index / len(plan.chunks))
         chunk = plan.chunks[index]
-        state.add(observe_chunk(model, chunk, seed, *thresholds[chunk.held_out]), chunk.held_out)
+        moments = observe_chunk(model, head_pass, chunk, seed, *thresholds[chunk.held_out])
+        state.add(moments, chunk.held_out)
     progress("Observing the model on the corpus", 1.0)
     fit, held_out = state.fit, state.held_out
     if fit is None or held_out is None:  # a plan always holds both
@@ -94,8 +92,10 @@ def _threshold(plan: Plan, held_out: bool, seed: int, dim: int) -> tuple[int, in
 
 
 @torch.inference_mode()
-def observe_chunk(model: LoadedModel, chunk: Chunk, seed: int, capacity: int, largest_key: int) -> Moments:
-    """The sums over one chunk of windows."""
+def observe_chunk(
+    model: LoadedModel, head_pass: HeadPass, chunk: Chunk, seed: int, capacity: int, largest_key: int
+) -> Moments:
+    """The sums over one chunk of windows. `head_pass` is the model's."""
     inputs = torch.from_numpy(chunk.inputs)
     real = torch.from_numpy(chunk.targets >= 0)
     ragged = not bool(real[:, -1].all())
@@ -113,79 +113,55 @@ def observe_chunk(model: LoadedModel, chunk: Chunk, seed: int, capacity: int, la
         )
     targets = torch.from_numpy(chunk.targets[chunk.targets >= 0]).to(hidden.device)
     key = position_keys(chunk.positions[chunk.targets >= 0], seed)
-    head = _head_pass(model.head, hidden, targets)
-    h64 = hidden.double()
-    order = np.argsort(key, kind="stable")
-    order = order[key[order] <= np.uint64(largest_key)]
-    log_z = head.log_z.cpu().numpy()
+    stays = key <= np.uint64(largest_key)  # in the reservoir until the end
+    head = head_pass(hidden, targets, torch.from_numpy(stays).to(hidden.device))
+    log_z, real_targets = head.log_z.numpy(), targets.cpu().numpy()
+    order = np.argsort(key[stays], kind="stable")
+    kept = np.flatnonzero(stays)[order]
     reservoir = Reservoir(
         capacity,
-        key[order],
-        hidden.cpu().numpy()[order],
-        log_z[order],
+        key[kept],
+        hidden.cpu().numpy()[kept],
+        log_z[kept],
         head.top_ids.cpu().numpy()[order],
         head.top_logits.cpu().numpy()[order],
-        targets.cpu().numpy()[order].astype(np.int32),
+        real_targets[kept].astype(np.int32),
     )
+    sum_h, sum_hh, sum_h_log_z = _hidden_sums(hidden, log_z)
     return Moments(
         n=len(key),
-        sum_p=head.sum_p.cpu().numpy(),
-        counts=np.bincount(targets.cpu().numpy(), minlength=len(head.sum_p)).astype(np.int64),
-        sum_h=h64.sum(0).cpu().numpy(),
-        sum_hh=(h64.T @ h64).cpu().numpy(),
+        sum_p=head.sum_p.numpy(),
+        counts=np.bincount(real_targets, minlength=len(head.sum_p)).astype(np.int64),
+        sum_h=sum_h,
+        sum_hh=sum_hh,
         sum_log_z=float(log_z.sum()),
         sum_log_z2=float((log_z**2).sum()),
-        sum_h_log_z=(h64.T @ head.log_z.double()).cpu().numpy(),
+        sum_h_log_z=sum_h_log_z,
         sum_loss=float(head.loss.sum()),
         reservoir=reservoir,
     )
 
 
-@dataclass(frozen=True)
-class _HeadPass:
-    sum_p: torch.Tensor  # [V] fp64
-    log_z: torch.Tensor  # [n] fp64
-    loss: torch.Tensor  # [n] fp64
-    top_ids: torch.Tensor  # [n, 16] int32
-    top_logits: torch.Tensor  # [n, 16] fp32
-
-
-def _head_pass(head: Head, hidden: Float[torch.Tensor, "n d"], targets: torch.Tensor) -> _HeadPass:
-    """Apply the head block by block, in one buffer that turns from logits into probabilities in place."""
-    vocab = head.weight.shape[0]
-    if int(targets.max()) >= vocab:
-        raise AnalysisError(f"The tokenizer gives token {int(targets.max())}, but the head has only {vocab} rows.")
-    block = max(16, min(len(hidden), HEAD_BLOCK_BYTES // (4 * vocab)))
-    buffer = torch.empty(block, vocab, dtype=torch.float32, device=hidden.device)
-    top = min(TOP, vocab)
-    sum_p = torch.zeros(vocab, dtype=torch.float64, device=hidden.device)
-    parts: list[tuple[torch.Tensor, ...]] = []
-    for start in range(0, len(hidden), block):
-        rows = hidden[start : start + block]
-        logits = head.logits(rows, out=buffer[: len(rows)])  # [b, V]
-        top_logits, top_ids = logits.topk(top, dim=1)
-        following = logits.gather(1, targets[start : start + block, None])[:, 0].double()
-        largest = top_logits[:, :1].clone()
-        total = logits.sub_(largest).exp_().sum(1, dtype=torch.float64)  # [b]
-        log_z = largest[:, 0].double() + total.log()
-        sum_p += (logits.T @ total.reciprocal().float()).double()  # at most `block` rows are added in fp32
-        parts.append((log_z, log_z - following, top_ids.int(), top_logits))
-    log_z, loss, top_ids, top_logits = (torch.cat(part) for part in zip(*parts, strict=True))
-    if not torch.isfinite(log_z).all():
-        raise AnalysisError("The head's logits are not finite numbers: the weights hold NaN or infinite values.")
-    return _HeadPass(sum_p, log_z, loss, top_ids, top_logits)
+def _hidden_sums(hidden: torch.Tensor, log_z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Σ h [d], Σ h hᵀ [d, d] and Σ h·log Z [d] of hidden states [n, d], in fp64."""
+    if hidden.device.type == "cuda":
+        h = hidden.double()
+        sums = h.sum(0), h.T @ h, h.T @ torch.from_numpy(log_z).to(h.device)
+        return tuple(each.cpu().numpy() for each in sums)  # type: ignore[return-value]
+    x = hidden.cpu().numpy().astype(np.float64)  # numpy sees that xᵀx is symmetric and computes half of it
+    return x.sum(0), x.T @ x, x.T @ log_z
 
 
 @torch.inference_mode()
 def seen_through(head: Head, sample: Reservoir, progress: Progress = no_progress) -> Reservoir:
     """The same positions with another head on the same hidden states: log Z and the largest logits are those it gives."""
-    found: list[_HeadPass] = []
+    found, head_pass = [], HeadPass(head)
     for start in range(0, len(sample), SEEN_AT_ONCE):
         progress("Applying the pruned head to the sample", start / len(sample))
         rows = slice(start, start + SEEN_AT_ONCE)
         hidden = torch.from_numpy(sample.hidden[rows]).to(head.weight.device)
         targets = torch.from_numpy(sample.next_token[rows]).long().to(head.weight.device)
-        found.append(_head_pass(head, hidden, targets))
+        found.append(head_pass(hidden, targets))
     log_z, ids, logits = (
         np.concatenate([getattr(each, name).cpu().numpy() for each in found])
         for name in ("log_z", "top_ids", "top_logits")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from core.export.result import ExportEffect
+from core.head_pass import HEAD_BLOCK_BYTES
 from core.moments import Reservoir
-from core.observe import HEAD_BLOCK_BYTES
 from core.settings import Progress
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import statsmodels.api as sm
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
-from core.encoding import FOLDS, Encoding, encode, fit_line
+from core.encoding import Encoding, encode, fit_line
 from core.errors import AnalysisError
+from core.least_squares import FOLDS
 from core.moments import Moments, Observation, Reservoir
 
 
