@@ -19,16 +19,21 @@ from app.jobs import Job
 from app.rules import rules
 from app.runs import Run
 from app.state import Choice
+from core.errors import InputError
 from core.figures import Chart, Look
 from core.model.facts import HeadFacts
+from core.pruning.names import METHODS
 from core.results import Sampling
 from core.settings import Progress, Texts
 from core.steering import Edit, edited_prompt
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
+    from core.compare import Row
     from core.dynamics import Dynamics
     from core.encoding import Encoding
+    from core.export.result import Exported
+    from core.pruning.result import HeadCost, Pruning
     from core.results import FewShotPoint, Generated, NextToken, TokenChoice
     from core.steering import Curve, Steerer, Steering
 
@@ -199,6 +204,174 @@ def _write(analysis: Analysis, choice: Choice, wanted: Writing, progress: Progre
     return analysis.generate(
         wanted.prompt, steering, wanted.sampling, chat=wanted.chat, progress=progress, on_tokens=show
     )
+
+
+# --- pruning ----------------------------------------------------------------------------------------------------------
+
+PRUNED = tuple(round(0.05 * step, 2) for step in range(1, 19))
+"""Fractions that are measured: every twentieth."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Texts of a pruned head: how it is pruned, what is gone on from, how texts are drawn."""
+
+    method: str
+    removed: float
+    prompt: str
+    sampling: Sampling
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def _pruning(choice: Choice) -> tuple[Pruning, ...]:
+    job = jobs.analyses().find(("prune", choice))
+    if job is not None and job.state == "done":
+        return job.result
+    found = _analysis(choice).stored_pruning(METHODS, PRUNED)
+    if found is None:
+        raise _NotYet
+    return found
+
+
+def pruning(choice: Choice) -> tuple[Pruning, ...] | Job:
+    """The curves of all methods if they are stored (then torch is not needed), or the job that measures them."""
+    try:
+        return _pruning(choice)
+    except _NotYet:
+        return jobs.analyses().submit(
+            ("prune", choice), f"Pruning {choice.model}", lambda p: _prune(choice, p), owner=state.session()
+        )
+
+
+def _prune(choice: Choice, progress: Progress) -> tuple[Pruning, ...]:
+    _start_torch(progress)
+    return open_analysis(choice).prune(METHODS, PRUNED, progress=progress)
+
+
+def find_pruned_texts(choice: Choice, wanted: Pruned) -> Job | None:
+    return jobs.generation().find(("pruned texts", choice, wanted))
+
+
+def pruned_texts(choice: Choice, wanted: Pruned) -> Job:
+    """The job that samples texts of the full and of a pruned head; its result is a `Generated`."""
+    rules().check_prompt(wanted.prompt)
+    rules().check_sampling(wanted.sampling)
+    analysis = _analysis(choice)
+
+    def write(progress: Progress) -> Generated:
+        _start_torch(progress)
+        return analysis.generate(
+            wanted.prompt, None, wanted.sampling, method=wanted.method, removed=wanted.removed, progress=progress
+        )
+
+    key = ("pruned texts", choice, wanted)
+    return jobs.generation().submit(key, "Writing samples", write, owner=state.session())
+
+
+def find_pruned_cost(choice: Choice, method: str, removed: float) -> Job | None:
+    return jobs.generation().find(("pruned cost", choice, method, removed))
+
+
+def pruned_cost(choice: Choice, method: str, removed: float) -> Job:
+    """The job that measures size and time of a pruned head; its result is a `HeadCost`."""
+    analysis = _analysis(choice)
+
+    def measure(progress: Progress) -> HeadCost:
+        _start_torch(progress)
+        return analysis.pruned_cost(method, removed, progress)
+
+    key = ("pruned cost", choice, method, removed)
+    return jobs.generation().submit(key, "Measuring the smaller head", measure, owner=state.session())
+
+
+def find_export(choice: Choice, folder: str) -> Job | None:
+    return jobs.generation().find(("export", choice, folder)) if folder else None
+
+
+def export(choice: Choice, folder: str, edits: tuple[Edit, ...], method: str | None, removed: float | None) -> Job:
+    """The job that writes an edited model to a new folder; its result is an `Exported`.
+
+    Raises:
+        InputError: no folder is named, or there is nothing to change; what else is wrong with it the job says.
+    """
+    rules().check_own("an export")
+    folder = folder.strip()
+    if not folder:
+        raise InputError("No folder was named: write where the model is to go, as my-edited-model.")
+    if not edits and method is None:
+        raise InputError("There is nothing to export yet: prune the head, steer a token, or both.")
+    analysis = _analysis(choice)
+    direction, calibrate = str(state.chosen("direction")), bool(state.chosen("calibrate"))
+
+    def write(progress: Progress) -> Exported:
+        _start_torch(progress)
+        return analysis.export(folder, edits, direction, calibrate, method=method, removed=removed, progress=progress)
+
+    key = ("export", choice, folder)
+    jobs.generation().forget(key)
+    return jobs.generation().submit(key, "Exporting the model", write, owner=state.session())
+
+
+# --- comparison -------------------------------------------------------------------------------------------------------
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _row(choice: Choice) -> Row:
+    from core.compare import stored_row
+
+    job = jobs.analyses().find(("compare", choice))
+    if job is not None and job.state == "done":
+        return job.result
+    model, corpus = _names(choice)
+    found = stored_row(_analysis(choice), model=model, corpus=corpus)
+    if found is None or not found.complete:
+        raise _NotYet(found)
+    return found
+
+
+def _names(choice: Choice) -> tuple[str, str]:
+    return uploads.title(choice.model), uploads.title(choice.corpus)
+
+
+def row(choice: Choice) -> tuple[Row | None, Job | None]:
+    """A row of the comparison as far as it is known, and the job that measures it, if it was begun and is not done.
+
+    Raises:
+        InputError: this server does not analyse that.
+    """
+    job = jobs.analyses().find(("compare", choice))
+    try:
+        return _row(choice), None
+    except _NotYet as stored:
+        partial = None if job is None else job.partial
+        return partial or stored.args[0], job
+
+
+def measure_row(choice: Choice) -> Job:
+    """The job that measures what is missing of a row; its partial result is the row so far."""
+
+    def measure(progress: Progress) -> Row:
+        from core.compare import compare_row
+
+        def show(found: Row) -> None:
+            if (job := jobs.analyses().find(("compare", choice))) is not None:
+                job.partial = found
+
+        _start_torch(progress)
+        return compare_row(open_analysis(choice), model=model, corpus=corpus, progress=progress, on_row=show)
+
+    model, corpus = _names(choice)
+    title = f"Measuring {model} on {corpus}"
+    return jobs.analyses().submit(("compare", choice), title, measure, owner=state.session())
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def data_rows(folder: str) -> tuple[Row, ...]:
+    """The rows of a sweep's data set; only the user of this computer may name one."""
+    from core.compare import read_data
+
+    rules().check_own("reading a sweep's data set")
+    return read_data(folder)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

@@ -21,8 +21,12 @@ PAGES = {
     "Change": [
         st.Page("views/steering.py", title="Steering", url_path="steering"),
         st.Page("views/samples.py", title="Samples", url_path="samples"),
+        st.Page("views/pruning.py", title="Pruning", url_path="pruning"),
     ],
-    "Watch": [st.Page("views/dynamics.py", title="Dynamics", url_path="dynamics")],
+    "Watch": [
+        st.Page("views/dynamics.py", title="Dynamics", url_path="dynamics"),
+        st.Page("views/compare.py", title="Compare", url_path="compare"),
+    ],
     "About": [st.Page("views/method.py", title="Method", url_path="method")],
 }
 

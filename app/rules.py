@@ -7,6 +7,7 @@ started (`app.cache`), not only where widgets are drawn: an address or a message
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -168,4 +169,8 @@ def told(name: str) -> str:
 
 def _small_sample(corpus: str) -> bool:
     count = corpus.removeprefix("self:")
-    return corpus.startswith("self:") and count.isascii() and count.isdecimal() and int(count[:9]) <= SHARED_SELF_TOKENS
+    return (
+        corpus.startswith("self:")
+        and re.fullmatch("[0-9]{1,9}", count) is not None
+        and int(count) <= SHARED_SELF_TOKENS
+    )

@@ -69,7 +69,7 @@ def parse(series: str) -> Run | None:
         return None
     size, _, rest = series.removeprefix(PREFIX).partition(":")
     seed, _, corpus = rest.partition(":")
-    if size not in SIZES or not (seed.isdecimal() and int(seed) < 2**32) or not corpus:
+    if size not in SIZES or not (seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32) or not corpus:
         raise InputError("That training run has no such name: choose one from the list, or train one.")
     return Run(size, int(seed), corpus)
 

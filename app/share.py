@@ -155,6 +155,15 @@ def _pruning_command(view: View) -> list[str]:
     return [_line(words, (view.choice.model,))]
 
 
+def _compare_command(view: View) -> list[str]:
+    words = ["compare"]
+    for each in view.more:
+        words += ["--row", each.model, _text_name(each.corpus), str(each.positions)]
+    seed = view.more[0].seed if view.more else 0
+    words += (_option("--seed", seed) if seed else []) + (_option("--data", view.data) if view.data else [])
+    return [_line(words)]
+
+
 def _dynamics_command(view: View) -> list[str]:
     run = runs.parse(view.series)
     if run is None:
@@ -169,6 +178,7 @@ _COMMANDS: dict[str, Callable[[View], list[str]]] = {
     "steering": _steer_command,
     "samples": _generate_command,
     "pruning": _pruning_command,
+    "compare": _compare_command,
     "dynamics": _dynamics_command,
 }
 
@@ -298,6 +308,35 @@ def _pruning_python(view: View) -> list[str]:
     ]
 
 
+_COMPARISONS = {
+    "Sparsity": "figures.compare.sparsity(rows)",
+    "Weights": "figures.compare.weights(rows)",
+    "Steering": "figures.compare.accuracy(rows)",
+    "Pruning": 'figures.compare.pruning(rows, "rotated")',
+}
+
+
+def _compare_python(view: View) -> list[str]:
+    lines = [
+        f"    compare_row(Analysis({_literal(each.model)}, {_literal(_text_name(each.corpus))}, "
+        f"Settings(positions={each.positions}{f', seed={each.seed}' if each.seed else ''}))),"
+        for each in view.more
+    ]
+    if view.data:
+        lines.append(f"    *read_data({_literal(view.data)}),")
+    wanted = ["compare_row", "finding"] + (["read_data"] if view.data else [])
+    return [
+        "from core import Analysis, Settings, figures",
+        f"from core.compare import {', '.join(wanted)}",
+        "",
+        "rows = [",
+        *lines,
+        "]",
+        "print(finding(rows))",
+        _COMPARISONS.get(view.figure, "figures.compare.fit(rows)"),
+    ]
+
+
 def _dynamics_python(view: View) -> list[str]:
     run = runs.parse(view.series)
     if run is None:
@@ -324,5 +363,6 @@ _PYTHON: dict[str, Callable[[View], list[str]]] = {
     "steering": _steering_python,
     "samples": _samples_python,
     "pruning": _pruning_python,
+    "compare": _compare_python,
     "dynamics": _dynamics_python,
 }

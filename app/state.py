@@ -29,6 +29,7 @@ FIRST_MODEL = "demo"
 DEMO_POSITIONS = 8192
 """Positions of the results that come with the model `demo`."""
 DEFAULT_PROMPT = "We walked along the"
+FIRST_REMOVED = 0.3
 FIRST_SERIES = "demo"
 PLAY_SECONDS = 1.0
 DIRECTION_CHOICES = tuple(
@@ -40,6 +41,8 @@ MOST_TOP_K = 100_000
 LARGE_TYPE = 22
 """Pixels in figures for a class room, where nothing may be smaller than 20."""
 HISTORY = 50
+MOST_ROWS = 8
+"""Rows that are compared at a time."""
 NAME_LENGTH = 60
 
 
@@ -55,6 +58,10 @@ class Choice:
     @property
     def settings(self) -> Settings:
         return Settings(positions=self.positions, seed=self.seed)
+
+
+Compared = tuple[str, str, int]
+"""A row of the page Compare: model, text, positions. The seed is the session's."""
 
 
 def _whole(allowed: Callable[[int], bool]) -> Callable[[str], int]:
@@ -97,12 +104,12 @@ def _write_flag(value: object) -> str:
     return str(int(bool(value)))
 
 
-NO_EDITS = "none"
+NONE = "none"
 """How the address says that the list was emptied, and not just never filled."""
 
 
 def _read_edits(text: str) -> tuple[Edit, ...]:
-    if text == NO_EDITS:
+    if text == NONE:
         return ()
     pairs = [part.split(":") for part in text.split(",")][:MOST_TOKENS]
     edits = {int(number): Edit(int(number), float(ratio)) for number, ratio in pairs if int(number) >= 0}
@@ -110,7 +117,23 @@ def _read_edits(text: str) -> tuple[Edit, ...]:
 
 
 def _write_edits(edits: tuple[Edit, ...]) -> str:
-    return ",".join(f"{edit.token_id}:{_exactly(edit.ratio)}" for edit in edits) or NO_EDITS
+    return ",".join(f"{edit.token_id}:{_exactly(edit.ratio)}" for edit in edits) or NONE
+
+
+def _read_rows(text: str) -> tuple[Compared, ...]:
+    if text == NONE:
+        return ()
+    rows = []
+    for part in text.split(",")[:MOST_ROWS]:
+        model, corpus, positions = (urllib.parse.unquote(each) for each in part.split("|"))
+        if int(positions) not in POSITIONS or not model or not corpus:
+            raise ValueError(part)
+        rows.append((model, corpus, int(positions)))
+    return tuple(dict.fromkeys(rows))
+
+
+def _write_rows(rows: tuple[Compared, ...]) -> str:
+    return ",".join("|".join(urllib.parse.quote(str(each), safe="/:@") for each in row) for row in rows) or NONE
 
 
 # key: (default, how to read it from the URL, how to write it there)
@@ -131,6 +154,9 @@ _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] =
     "temperature": (1.0, _number(0.01, 10), _exactly),
     "top-k": (0, _whole(lambda n: 0 <= n <= MOST_TOP_K), str),
     "top-p": (1.0, _number(0.01, 1), _exactly),
+    "removed": (FIRST_REMOVED, _number(0, 0.99), _exactly),
+    "rows": (None, _read_rows, _write_rows),
+    "data": ("", lambda text: text[:500], str),
     "series": (FIRST_SERIES, lambda text: text[:500], str),
     "step": (None, _whole(lambda n: n >= 0), str),
     "lesson": (1, _whole(lambda n: 1 <= n <= 99), str),
@@ -240,8 +266,8 @@ def chosen(key: str) -> object:
 
 
 def sent(component: str, name: str) -> Any:
-    """What a component of the page has just sent, inside its callback."""
-    return st.session_state[component][name]
+    """What a component of the page has just sent, inside its callback; None if it is gone from the page meanwhile."""
+    return (st.session_state.get(component) or {}).get(name)
 
 
 def look() -> Look:
@@ -393,6 +419,22 @@ def nearest(value: float, options: tuple[float, ...]) -> float:
     return min(options, key=lambda option: abs(math.log(option / value)))
 
 
+# --- the rows that are compared ---------------------------------------------------------------------------------------
+
+
+def compared(first: tuple[Compared, ...]) -> tuple[Choice, ...]:
+    """The rows of the page Compare; `first` where nobody has chosen any."""
+    rows = st.session_state.get("rows")
+    seed = int(st.session_state.get("seed") or 0)
+    return tuple(Choice(model, corpus, n, seed) for model, corpus, n in (first if rows is None else rows))
+
+
+def compare(choices: tuple[Choice, ...]) -> None:
+    """Callback: these are the rows from now on."""
+    rows = dict.fromkeys((each.model, each.corpus, each.positions) for each in choices)
+    st.session_state["rows"] = tuple(rows)[:MOST_ROWS]
+
+
 # --- the step of a training run that is looked at ---------------------------------------------------------------------
 
 
@@ -419,3 +461,19 @@ def step_of_run(steps: list[int]) -> int:
         st.session_state["step"] = now
     st.session_state["step-slider"] = now
     return now
+
+
+# --- the fraction of the dimensions that goes -------------------------------------------------------------------------
+
+
+def fraction_moved() -> None:
+    """Callback of the slider of the page Pruning."""
+    st.session_state["removed"] = st.session_state["removed-slider"]
+
+
+def keep_fraction(fractions: tuple[float, ...]) -> float:
+    """Put the slider where the address says, at the nearest fraction that is measured; returns it."""
+    wanted = float(st.session_state.get("removed", FIRST_REMOVED))
+    found = min(fractions, key=lambda fraction: abs(fraction - wanted))
+    st.session_state["removed"] = st.session_state["removed-slider"] = found
+    return found

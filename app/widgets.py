@@ -45,6 +45,7 @@ STYLE = """
 .hs-facts dd {margin: 0 !important; padding: 0; font-size: 1.08rem; overflow-wrap: anywhere;}
 .hs-held-out dd {color: HS_HELD_OUT; text-decoration: underline dashed; text-underline-offset: .25em;}
 .st-key-job {min-height: 26rem;}
+.st-key-compare-status {min-height: 3.6rem; justify-content: center;}
 .st-key-lesson-bar {padding-top: .9rem;}
 .hs-progress {display: flex; gap: .9rem; align-items: center; margin: 0; white-space: nowrap;}
 @media (max-width: 640px) {.hs-dots, .hs-progress .hs-quiet {display: none !important;}}

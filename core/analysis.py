@@ -371,9 +371,7 @@ class Analysis:
         if not methods or not removed:
             raise InputError("Pruning needs at least one method and one fraction: give, for example, rotated and 0.3.")
         other = self.elsewhere(judge) if isinstance(judge, str) else judge or self
-        files = self.files(progress)
-        key = self.key(files) | {"judge": other.key(files), "removed": [float(f) for f in removed]}
-        keys = {m: key | {"method": m, "seeds": seeds if m == "random" else 1} for m in methods}
+        keys = self._pruning_keys(self.files(progress), other, methods, removed, seeds)
         found = {method: self.store.get("pruning", keys[method], Pruning) for method in methods}
         if any(each is None for each in found.values()):
             encoding, fit = self.encoding(progress), self.observation(progress).fit
@@ -399,6 +397,23 @@ class Analysis:
                 )
                 self.store.put("pruning", keys[method], found[method])
         return tuple(each for method in methods if (each := found[method]) is not None)
+
+    def stored_pruning(
+        self, methods: Sequence[str], removed: Sequence[float], *, seeds: int = 4
+    ) -> tuple[Pruning, ...] | None:
+        """What `prune` gives for the same arguments, if all of it is stored; never loads the model."""
+        files = self.known_files()
+        if files is None:
+            return None
+        keys = self._pruning_keys(files, self, methods, removed, seeds)
+        found = [self.store.get("pruning", keys[method], Pruning) for method in methods]
+        return None if any(each is None for each in found) else tuple(each for each in found if each is not None)
+
+    def _pruning_keys(
+        self, files: ModelFiles, other: Analysis, methods: Sequence[str], removed: Sequence[float], seeds: int
+    ) -> dict[str, dict[str, Any]]:
+        key = self.key(files) | {"judge": other.key(files), "removed": [float(f) for f in removed]}
+        return {m: key | {"method": m, "seeds": seeds if m == "random" else 1} for m in methods}
 
     def elsewhere(self, corpus: str) -> Analysis:
         """The same model and settings on another corpus."""

@@ -2,14 +2,16 @@
 
 Both sides of a comparison draw each token as argmax(log p + g) with the *same* Gumbel noise g for the same text and step
 (coupled sampling), so that only the edit makes a difference: with ratio 1 the two sides are identical, token for token.
-All texts, before and after, run in one batch through the model's own `generate`; the edit is applied to the logits as
-δ = f(z + h·ΔE) − f(z), which is what a changed row of the output embedding would give. The model is not touched.
+All texts, before and after, run in one batch through the model's own `generate`; a pruned head gives the logits of its
+side itself, and a steering is applied to logits as δ = f(z + h·ΔE) − f(z), which is what a changed row of the output
+embedding would give. The model is not touched. To compare distributions (`core.similarity`) every text has noise of its own.
 
 Source: method §3, "counts of the token in sampled continuations"; Gumbel-max sampling (Gumbel 1954; Maddison et al. 2014).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +31,8 @@ from transformers import (
 )
 
 from core.errors import InputError
+from core.model.chat import in_chat
+from core.records import whole_characters
 from core.results import Generated, NextToken, Sampling, TokenCount
 from core.settings import OnTokens, Progress, Texts, no_progress
 from core.steering import Steering
@@ -36,22 +40,28 @@ from core.tokens import token_texts
 
 if TYPE_CHECKING:
     from core.model import Head, LoadedModel
+    from core.pruning.head import PrunedHead
 
 MOST_CHARACTERS = 20_000
 
 
 class Edited:
-    """A steering applied to logits: adds δ(x) to the steered columns. Holds only the k rows concerned."""
+    """An edit applied to logits: those of a pruned head, if there is one, then δ(x) added to the steered columns.
 
-    def __init__(self, head: Head, steering: Steering) -> None:
-        rows, bias = head.rows(steering.token_ids)
-        device = head.weight.device
-        self.ids = torch.tensor(steering.token_ids, device=device)
+    Of a steering it holds only the k rows concerned.
+    """
+
+    def __init__(self, head: Head, steering: Steering | None, pruned: PrunedHead | None = None) -> None:
+        device, dim, ids = head.weight.device, head.weight.shape[1], [] if steering is None else steering.token_ids
+        rows, bias = (head if pruned is None else pruned).rows(ids)
+        change = np.zeros((0, dim)) if steering is None else steering.delta
+        shift = np.zeros(0) if steering is None else steering.logit_shift
+        self.ids = torch.tensor(ids, dtype=torch.long, device=device)
         self.rows = torch.from_numpy(rows).float().to(device)  # [k, d]
         self.bias = torch.from_numpy(bias).float().to(device)  # [k]
-        self.change = torch.from_numpy(steering.delta).float().to(device)  # [k, d]
-        self.shift = torch.from_numpy(steering.logit_shift).float().to(device)  # [k]
-        self.softcap = head.softcap
+        self.change = torch.from_numpy(change).float().to(device)  # [k, d]
+        self.shift = torch.from_numpy(shift).float().to(device)  # [k]
+        self.softcap, self.pruned = head.softcap, pruned
 
     def delta(self, hidden: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n k"]:
         """[n, k] what the edit adds to the logits of the steered tokens."""
@@ -65,8 +75,20 @@ class Edited:
     def apply(
         self, logits: Float[torch.Tensor, "n V"], hidden: Float[torch.Tensor, "n d"]
     ) -> Float[torch.Tensor, "n V"]:
-        """[n, V] a copy of the logits with the edit."""
+        """[n, V] a copy of the full head's logits with the edit."""
+        if self.pruned is not None:
+            logits = self.pruned.logits(hidden)
         return logits.index_add(1, self.ids, self.delta(hidden).to(logits.dtype))
+
+
+def edit_of(model: LoadedModel, steering: Steering | None, pruned: PrunedHead | None) -> Edited | None:
+    """The edit of a model's logits; None where nothing is edited.
+
+    A pruned head that kept its full width is the head as it is, but for rounding, which must not decide a token.
+    """
+    if pruned is not None and pruned.dims == pruned.dim:
+        pruned = None
+    return None if steering is None and pruned is None else Edited(model.head, steering, pruned)
 
 
 def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_tokens: int = 0) -> torch.Tensor:
@@ -84,12 +106,11 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
         raise InputError(
             f"The prompt has {len(prompt):,} characters; at most {MOST_CHARACTERS:,} are taken: shorten it."
         )
+    prompt = whole_characters(prompt)
     if chat:
         if not tokenizer.chat_template:
             raise InputError(f"{model.files.name} has no chat template: switch the chat format off.")
-        turns = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(in_chat(tokenizer, prompt, model.files.name), add_special_tokens=False)["input_ids"]
     else:
         ids = tokenizer(prompt, verbose=False)["input_ids"]
     if not ids:
@@ -101,7 +122,7 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
         raise InputError(
             f"The prompt holds token {max(ids)}, but the head has only {model.description.vocab_size} rows."
         )
-    most = getattr(model.module.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    most = model.longest
     if len(ids) + new_tokens > most:
         raise InputError(
             f"The prompt has {len(ids):,} tokens and {new_tokens:,} are to follow, but the model's context is {most:,}: "
@@ -112,16 +133,26 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
 
 @torch.inference_mode()
 def next_token(
-    model: LoadedModel, prompt: str, steering: Steering | None = None, *, top: int = 12, chat: bool = False
+    model: LoadedModel,
+    prompt: str,
+    steering: Steering | None = None,
+    *,
+    pruned: PrunedHead | None = None,
+    top: int = 12,
+    chat: bool = False,
 ) -> NextToken:
     """The next-token distribution at a prompt, before and after an edit: the `top` most likely of either, and the steered.
+
+    Args:
+        steering, pruned: as for `generate`.
 
     Raises:
         InputError: see `encode_prompt`.
     """
     hidden = model.hidden_states(encode_prompt(model, prompt, chat=chat))[:, -1]  # [1, d]
     logits = model.head.logits(hidden)
-    edited = logits if steering is None else Edited(model.head, steering).apply(logits, hidden)
+    edit = edit_of(model, steering, pruned)
+    edited = logits if edit is None else edit.apply(logits, hidden)
     before, after = (x[0].double().log_softmax(0).cpu() for x in (logits, edited))
     real = torch.from_numpy(model.head.is_token)
     steered = [] if steering is None else list(steering.token_ids)
@@ -136,7 +167,9 @@ def next_token(
         before=before[ids].exp().numpy(),
         after=after[ids].exp().numpy(),
         steered=np.isin(ids, steered),
-        others_factor=float((after[place] - before[place]).exp()),
+        others_factor=math.nan
+        if edit is not None and edit.pruned is not None
+        else float((after[place] - before[place]).exp()),
         entropy_before=_entropy(before),
         entropy_after=_entropy(after),
         hidden=hidden[0].double().cpu().numpy(),
@@ -159,14 +192,19 @@ def generate(
     steering: Steering | None = None,
     sampling: Sampling | None = None,
     *,
+    pruned: PrunedHead | None = None,
     chat: bool = False,
     progress: Progress = no_progress,
     on_tokens: OnTokens | None = None,
 ) -> Generated:
     """Sample continuations before and after an edit, coupled, in one batch.
 
-    Without a steering both sides are the model as it is. See `Generated` for what comes back. `on_tokens` is given the
-    texts so far after every token; a finished text ends with its end token there too.
+    Without an edit both sides are the model as it is. See `Generated` for what comes back.
+
+    Args:
+        steering: added to the logits of the after side; solved on the pruned head if there is one.
+        pruned: the head of the after side; with its full width it is taken for the full head.
+        on_tokens: given the texts so far after every token; a finished text ends with its end token there too.
 
     Raises:
         InputError: see `encode_prompt` and `Sampling`.
@@ -175,9 +213,42 @@ def generate(
     sampling = sampling or Sampling()
     prompt_ids = encode_prompt(model, prompt, chat=chat, new_tokens=sampling.new_tokens)
     count = sampling.samples
-    ends = _end_ids(model)
+    texts, draw = draw_pairs(
+        model, prompt_ids, edit_of(model, steering, pruned), sampling, progress=progress, on_tokens=on_tokens
+    )
+    before, after = texts[:count], texts[count:]
+    return Generated(
+        prompt=prompt,
+        before=before,
+        after=after,
+        before_tokens=tuple(token_texts(model.tokenizer, ids) for ids in before),
+        after_tokens=tuple(token_texts(model.tokenizer, ids) for ids in after),
+        before_texts=_decoded(model, before),
+        after_texts=_decoded(model, after),
+        counts=_counts(model, steering, before, after, draw),
+        steps_before=sum(map(len, before)),
+        steps_after=sum(map(len, after)),
+    )
+
+
+def draw_pairs(
+    model: LoadedModel,
+    prompt_ids: torch.Tensor,
+    edited: Edited | None,
+    sampling: Sampling,
+    *,
+    coupled: bool = True,
+    progress: Progress = no_progress,
+    on_tokens: OnTokens | None = None,
+) -> tuple[Texts, Draw]:
+    """K texts as the model is and K with the edit, in one batch, and what was noted while they were drawn.
+
+    Args:
+        prompt_ids: [1, t]. coupled: the i-th text of both sides has the same noise; else each of the 2K has its own.
+    """
+    count, ends = sampling.samples, _end_ids(model)
     with model.recording() as recorded:
-        draw = _CoupledDraw(model, steering, sampling, ends, recorded)
+        draw = Draw(model, edited, sampling, ends, recorded, coupled)
         output = _run(model)(
             prompt_ids.expand(2 * count, -1).to(model.device),
             attention_mask=torch.ones(2 * count, prompt_ids.shape[1], dtype=torch.long, device=model.device),
@@ -194,35 +265,23 @@ def generate(
                 [_Told(progress, on_tokens, draw, prompt_ids.shape[1], sampling.new_tokens)]
             ),
         )
-    texts = _cut(output[:, prompt_ids.shape[1] :].cpu().numpy(), draw.active_steps())
-    before, after = texts[:count], texts[count:]
-    return Generated(
-        prompt=prompt,
-        before=before,
-        after=after,
-        before_tokens=tuple(token_texts(model.tokenizer, ids) for ids in before),
-        after_tokens=tuple(token_texts(model.tokenizer, ids) for ids in after),
-        before_texts=_decoded(model, before),
-        after_texts=_decoded(model, after),
-        counts=_counts(model, steering, before, after, draw),
-        steps_before=sum(map(len, before)),
-        steps_after=sum(map(len, after)),
-    )
+    return _cut(output[:, prompt_ids.shape[1] :].cpu().numpy(), draw.active_steps()), draw
 
 
-class _CoupledDraw(LogitsProcessor):
-    """Turns logits into (log-probabilities + shared Gumbel noise), of which `generate` takes the largest."""
+class Draw(LogitsProcessor):
+    """Turns logits into (log-probabilities + Gumbel noise), of which `generate` takes the largest."""
 
     def __init__(
         self,
         model: LoadedModel,
-        steering: Steering | None,
+        edited: Edited | None,
         sampling: Sampling,
         ends: list[int],
         recorded: list[torch.Tensor],
+        coupled: bool,
     ) -> None:
         self.recorded, self.sampling, self.ends = recorded, sampling, torch.tensor(ends, device=model.device)
-        self.edited = None if steering is None else Edited(model.head, steering)
+        self.edited, self.coupled = edited, coupled
         self.noise = torch.Generator().manual_seed(sampling.seed)
         self.shape: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
         if sampling.top_k:
@@ -232,11 +291,13 @@ class _CoupledDraw(LogitsProcessor):
         self.finished = torch.zeros(2 * sampling.samples, dtype=torch.bool, device=model.device)
         self.active: list[torch.Tensor] = []
         self.expected: list[torch.Tensor] = []
+        self.seen = torch.zeros(2 * sampling.samples, model.head.weight.shape[1], device=model.device)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         count = self.sampling.samples
         hidden = self.recorded[-1][:, -1]  # [2K, d]
         self.recorded.clear()
+        self.seen += torch.where(self.finished[:, None], 0.0, hidden)
         scores = scores.float()
         if self.edited is not None:
             scores = torch.cat([scores[:count], self.edited.apply(scores[count:], hidden[count:])])
@@ -246,15 +307,20 @@ class _CoupledDraw(LogitsProcessor):
         if self.edited is not None:
             p = scores[:, self.edited.ids].sub(scores.logsumexp(1, keepdim=True)).exp()
             self.expected.append(torch.where(self.finished[:, None], 0.0, p).cpu())
-        uniform = torch.rand(count, scores.shape[1], generator=self.noise, dtype=torch.float32)
+        rows = count if self.coupled else 2 * count
+        uniform = torch.rand(rows, scores.shape[1], generator=self.noise, dtype=torch.float32)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-30, 1 - 2**-24))).to(scores.device)
-        drawn = scores + gumbel.repeat(2, 1)
+        drawn = scores + gumbel.repeat(2 * count // rows, 1)
         self.finished = self.finished | torch.isin(drawn.argmax(1), self.ends)
         return drawn
 
     def active_steps(self) -> np.ndarray:
         """[2K] tokens drawn for each text, its end token among them."""
         return torch.stack(self.active).sum(0).cpu().numpy()
+
+    def mean_hidden(self) -> np.ndarray:
+        """[2K, d] of each text, the mean of what the head received when its tokens were drawn."""
+        return self.seen.cpu().numpy() / self.active_steps()[:, None]
 
     def expected_counts(self) -> np.ndarray:
         """[2K, k] sum over the drawn steps of the probability of each steered token."""
@@ -264,9 +330,7 @@ class _CoupledDraw(LogitsProcessor):
 class _Told(StoppingCriteria):
     """Tells the progress and the texts so far after every token; never stops by itself."""
 
-    def __init__(
-        self, progress: Progress, on_tokens: OnTokens | None, draw: _CoupledDraw, start: int, total: int
-    ) -> None:
+    def __init__(self, progress: Progress, on_tokens: OnTokens | None, draw: Draw, start: int, total: int) -> None:
         self.progress, self.on_tokens, self.draw, self.start, self.total = progress, on_tokens, draw, start, total
         self.rows: list[list[int]] = [[] for _ in draw.finished]
 
@@ -308,7 +372,7 @@ def _counts(
     steering: Steering | None,
     before: Sequence[tuple[int, ...]],
     after: Sequence[tuple[int, ...]],
-    draw: _CoupledDraw,
+    draw: Draw,
 ) -> tuple[TokenCount, ...]:
     if steering is None:
         return ()

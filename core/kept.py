@@ -17,7 +17,7 @@ from core.corpus import count_tokens, read_corpus, tokenise
 from core.dynamics import Builder, Dynamics, Missing
 from core.errors import AnalysisError, InputError
 from core.model.files import resolve
-from core.settings import ASSETS
+from core.settings import ASSETS, local_path
 from core.store import Store, read_result, write_result
 
 DEMO = ASSETS / "demo" / "checkpoints"
@@ -57,7 +57,7 @@ def kept_folder(sources: Sequence[str], local_paths: bool) -> Path | None:
     """The folder that the sources name, if they name one kept run and nothing else."""
     if list(sources) == ["demo"]:
         return DEMO
-    folder = Path(sources[0]).expanduser() if len(sources) == 1 and local_paths and sources[0] else None
+    folder = local_path(sources[0]) if len(sources) == 1 and local_paths and sources[0] else None
     return folder if folder is not None and (folder / KEPT).is_file() else None
 
 

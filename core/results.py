@@ -127,6 +127,50 @@ class Generated(Shown):
 
 
 @dataclass(frozen=True)
+class TextQuality(Shown):
+    """How varied the texts of one side are; worked out by `core.quality`, where the definitions stand.
+
+    Attributes:
+        texts, tokens: how many there are.
+        distinct_1, distinct_2, distinct_3: share of the n-grams of all texts that are different ones.
+        repetition: mean over texts of the share of their 4-grams that stood in the same text before.
+    """
+
+    texts: int
+    tokens: int
+    distinct_1: float
+    distinct_2: float
+    distinct_3: float
+    repetition: float
+
+
+@dataclass(frozen=True)
+class Similarity(Shown):
+    """How alike texts before and after an edit are as distributions, from samples drawn independently of each other.
+
+    Attributes:
+        value: MAUVE of the model as it is and the edited one, 0 to 1, mean over `clusterings` runs of k-means.
+        ceiling: the same of two samples of the model as it is: what no edit at all would get.
+        value_std, ceiling_std: spread over the runs of k-means.
+        texts: per side. clusters: k. before, after: how varied the texts are.
+        sampling: how they were drawn; its `samples` plays no part.
+    """
+
+    _first = ("value", "ceiling", "texts")
+
+    value: float
+    ceiling: float
+    value_std: float
+    ceiling_std: float
+    texts: int
+    clusters: int
+    clusterings: int
+    before: TextQuality
+    after: TextQuality
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
 class FewShotPoint(Shown):
     """Steering whose direction was estimated from `positions` positions only, judged on held-out text.
 

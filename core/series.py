@@ -21,7 +21,7 @@ from core.corpus import Corpus, count_tokens, plan_windows, read_corpus, tokenis
 from core.dynamics import Builder, Checkpoint, Dynamics, Missing
 from core.errors import AnalysisError, Cancelled, HeadscopeError, InputError
 from core.kept import DEMO, KeptCheckpoint, KeptSeries, kept_folder, read_kept, write_kept
-from core.model.files import resolve
+from core.model.files import ModelFiles, resolve
 from core.model.heads import HeadTensors, fetch_head, fetch_tokenizer, read_head
 from core.results import Sampling
 from core.settings import Progress, Settings, no_progress
@@ -167,9 +167,15 @@ class _Work:
         if place.folder is not None:
             return read_head(place.folder, place.name)
         if self.whole:
-            files = resolve(f"{place.repo}@{place.revision}", cache=self.store.folder, progress=self.progress)
+            files = self._from_hub(place)
             return read_head(files.folder, place.name)
         return fetch_head(place.repo, place.revision, cache=self.store.folder, progress=self.progress)
+
+    def _from_hub(self, place: Place) -> ModelFiles:
+        """The whole model, and never a folder here that happens to have such a name."""
+        return resolve(
+            f"{place.repo}@{place.revision}", cache=self.store.folder, progress=self.progress, local_paths=False
+        )
 
     def _begin(self, place: Place, head: HeadTensors) -> None:
         """The first checkpoint that can be read brings the tokenizer and with it the frequencies."""
@@ -196,8 +202,10 @@ class _Work:
         """Run the whole model over the corpus, or take what was measured before."""
         from core.observe import observe
 
-        name = str(place.folder) if place.folder is not None else f"{place.repo}@{place.revision}"
-        files = resolve(name, cache=self.store.folder, progress=self.progress, local_paths=True)
+        if place.folder is None:
+            files = self._from_hub(place)
+        else:
+            files = resolve(str(place.folder), cache=self.store.folder, progress=self.progress)
         settings = self._split(place)
         key = {
             "model": files.sha256,

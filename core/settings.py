@@ -39,6 +39,16 @@ def tell_bytes(progress: Progress, step: str, done: float, total: float) -> None
     progress(f"{step}: {done / scale:.{digits}f} of {total / scale:.{digits}f} {unit}", done / max(total, 1))
 
 
+def local_path(name: str) -> Path | None:
+    """A name as a path, `~` replaced; None where this system cannot look such a path up (too long, an unknown user, …)."""
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return path
+
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

@@ -9,6 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from core.errors import InputError
+from core.model.names import parse_model
+from core.settings import local_path
+from core.words import quoted
 
 MOST_CHECKPOINTS = 512
 _BRACES = re.compile(r"(?P<repo>[^@\s]+/[^@\s]+)@(?P<before>[^{}@]*)(?:\{(?P<steps>[^{}]*)\}(?P<after>[^{}@]*))?")
@@ -49,7 +52,7 @@ def parse_sources(sources: Sequence[str], *, local_paths: bool = True) -> list[P
 
 
 def _places(source: str, local_paths: bool, given: int) -> Iterator[Place]:
-    folder = Path(source).expanduser() if local_paths and source else None
+    folder = local_path(source) if local_paths and source else None
     if folder is not None and folder.is_dir():
         inside = sorted(p for p in folder.glob("*") if p.is_dir() and _step(p.name) >= 0 and not p.name.startswith("."))
         if (folder / "config.json").is_file() or not inside:
@@ -62,15 +65,23 @@ def _places(source: str, local_paths: bool, given: int) -> Iterator[Place]:
         allowed = (
             "demo, folders of checkpoints, or org/name@step{0,1,512}" if local_paths else "demo or org/name@step{0,1}"
         )
-        raise InputError(f"There is no series {source!r}: give {allowed}.")
+        raise InputError(f"There is no series {quoted(source)}: give {allowed}.")
     if hub["steps"] is None:
-        yield Place(_step(hub["before"]), source, repo=hub["repo"], revision=hub["before"])
+        yield _on_hub(_step(hub["before"]), hub["repo"], hub["before"])
         return
-    for text in hub["steps"].split(","):
-        revision = f"{hub['before']}{text.strip()}{hub['after']}"
-        if not text.strip().isdigit():
-            raise InputError(f"{text.strip()!r} in {source!r} is no step: write numbers, as org/name@step{{0,1,512}}.")
-        yield Place(int(text), f"{hub['repo']}@{revision}", repo=hub["repo"], revision=revision)
+    for text in map(str.strip, hub["steps"].split(",")):
+        if not re.fullmatch("[0-9]{1,11}", text):
+            raise InputError(
+                f"{quoted(text, 20)} in {quoted(source)} is no step: write numbers, as org/name@step{{0,1,512}}."
+            )
+        yield _on_hub(int(text), hub["repo"], f"{hub['before']}{text}{hub['after']}")
+
+
+def _on_hub(step: int, repo: str, revision: str) -> Place:
+    """A revision on the Hub, of a name that can be one there."""
+    name = f"{repo}@{revision}"
+    parse_model(name, local_paths=False)
+    return Place(step, name, repo=repo, revision=revision)
 
 
 def _step(name: str) -> int:

@@ -14,6 +14,7 @@ TL;DR; method §3.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from core.errors import AnalysisError, InputError
 from core.moments import Moments, Reservoir
 from core.results import NextToken
 from core.show import Shown
+from core.words import quoted
 
 DIRECTIONS = ("minimum-variance", "saliency", "least-norm", "uniform", "top-k:K", "random")
 LOGIT_BIAS = "logit-bias"
@@ -154,10 +156,11 @@ def check_direction(direction: str) -> None:
     """Refuse a direction that does not exist."""
     if direction in (*DIRECTIONS, LOGIT_BIAS) and direction != "top-k:K":
         return
-    size = direction.removeprefix("top-k:")
-    if direction.startswith("top-k:") and size.isdigit() and int(size) > 0:
+    if re.fullmatch(r"top-k:0*[1-9][0-9]{0,8}", direction):
         return
-    raise InputError(f"The direction is {direction!r}, but it must be one of {', '.join(DIRECTIONS)} (K a number).")
+    raise InputError(
+        f"The direction is {quoted(direction)}, but it must be one of {', '.join(DIRECTIONS)} (K a number)."
+    )
 
 
 def check_tokens(ids: Sequence[int]) -> None:

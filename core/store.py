@@ -72,7 +72,7 @@ class Store:
         path = self._path(kind, key)
         if not self.enabled:
             return None
-        if not path.is_file():
+        if not _is_there(path):
             return read_result(BUNDLED / path.name, result_type, _canonical(key), remove=False)
         result = read_result(path, result_type, _canonical(key))
         if result is not None:
@@ -83,7 +83,7 @@ class Store:
     def is_precomputed(self, kind: str, key: Mapping[str, Any]) -> bool:
         """Whether `get` serves what came with Headscope, not what was computed here."""
         path = self._path(kind, key)
-        return self.enabled and not path.is_file() and (BUNDLED / path.name).is_file()
+        return self.enabled and not _is_there(path) and (BUNDLED / path.name).is_file()
 
     def put(self, kind: str, key: Mapping[str, Any], result: Any) -> None:
         """Keep a result. A full or read-only disk costs the cache, not the result: it is reported and that is all."""
@@ -124,6 +124,14 @@ class Store:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a result is there and may be looked at."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _age(path: Path) -> float:

@@ -6,11 +6,14 @@ Keys are the contract with programs that read them; `core.results.plain` makes t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from core.encoding import Encoding
 from core.model.facts import HeadFacts
-from core.results import FewShotPoint, Generated, NextToken
+from core.pruning.result import HeadCost, Pruning, largest_removable
+from core.quality import text_quality
+from core.results import FewShotPoint, Generated, NextToken, Similarity
 from core.steering import Steering, SweepPoint
 
 
@@ -119,9 +122,20 @@ def next_token(found: NextToken) -> dict[str, Any]:
     }
 
 
-def texts(found: Generated, *, model: str) -> dict[str, Any]:
-    """The JSON object of `headscope generate`."""
-    return {
+def texts(
+    found: Generated,
+    *,
+    model: str,
+    method: str | None = None,
+    removed: float | None = None,
+    mauve: Similarity | None = None,
+) -> dict[str, Any]:
+    """The JSON object of `headscope generate`.
+
+    Args:
+        method, removed: how the head was pruned. mauve: see `similarity`; left out where it was not asked for.
+    """
+    result = {
         "model": model,
         "prompt": found.prompt,
         "before": list(found.before_texts),
@@ -129,4 +143,61 @@ def texts(found: Generated, *, model: str) -> dict[str, Any]:
         "token_counts": [vars(count) for count in found.counts],
         "steps_before": found.steps_before,
         "steps_after": found.steps_after,
+        "method": method,
+        "removed": removed,
+        "quality": {"before": vars(text_quality(found.before)), "after": vars(text_quality(found.after))},
+    }
+    return result if mauve is None else result | {"mauve": similarity(mauve)}
+
+
+def similarity(found: Similarity) -> dict[str, Any]:
+    """MAUVE and its ceiling, and how varied the texts it was measured on are (`quality`)."""
+    told = asdict(found)
+    settings = told.pop("sampling")
+    settings.pop("samples")
+    return {**told, **settings, "quality": {"before": told.pop("before"), "after": told.pop("after")}}
+
+
+POINT_KEYS = ("method", "removed", "dims", "kl", "js", "top1_agreement", "perplexity", "perplexity_ratio")
+
+
+def prune(
+    found: Sequence[Pruning],
+    others: Sequence[Pruning] = (),
+    *,
+    model: str,
+    costs: Sequence[HeadCost] = (),
+    keep_top1: float | None = None,
+) -> dict[str, Any]:
+    """The JSON object of `headscope prune`.
+
+    Args:
+        found: judged on the corpus's own held-out part. others: the same methods, judged on another corpus's.
+        costs: measured times and sizes. keep_top1: agreement for which the largest fraction is read off every curve.
+    """
+    result = {"model": model, **_curve(found), "other": _curve(others) if others else None}
+    if keep_top1 is not None:
+        result["keep_top1"] = keep_top1
+        result["largest_removed"] = {each.method: largest_removable(each.points, keep_top1) for each in found}
+    if costs:
+        result["cost"] = [asdict(cost) for cost in costs]
+    return result
+
+
+def _curve(found: Sequence[Pruning]) -> dict[str, Any]:
+    """The points of several methods that were judged on the same text, one after another."""
+    first = found[0]
+    return {
+        "corpus": first.corpus,
+        "judged_on": first.judged_on,
+        "positions": first.positions,
+        "perplexity_full": first.perplexity_full,
+        "curve": [
+            {name: getattr(point, name) for name in POINT_KEYS}
+            | {"trained": each.trained, "seeds": each.seeds}
+            | {name: getattr(point, name) for name in ("kl_low", "kl_high", "top1_low", "top1_high")}
+            | {"kl_by_decile": point.kl_by_decile.tolist(), "drift_by_decile": point.drift_by_decile.tolist()}
+            for each in found
+            for point in each.points
+        ],
     }

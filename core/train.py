@@ -8,12 +8,13 @@ is dropped out, and the number of threads is kept. Source: method §5; the archi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ KEEP_STATE_EVERY = 256
 """Steps between two saved states; besides them one is saved with every checkpoint."""
 WARMUP_SHARE, FINAL_SHARE = 0.01, 0.1
 RUN_FORMAT = 1
+HASHES = "sha256.json"
+"""File of a checkpoint, or of the tokenizer, that holds the SHA-256 of all others."""
 WRITING = ".writing-"
 """How the names of files and folders begin that are not complete yet."""
 
@@ -156,7 +159,9 @@ def _claim(run: Path, corpus: Corpus, settings: TrainSettings) -> TrainSettings:
         settings = replace(settings, threads=torch.get_num_threads())
     wanted = {"format": RUN_FORMAT, "corpus": corpus.name, "corpus_sha256": corpus.sha256, "settings": asdict(settings)}
     path = run / "run.json"
-    if path.is_file():
+    with _disk(run):
+        begun = path.is_file()
+    if begun:
         found = read_run(run)
         wanted["settings"]["threads"] = found["settings"].get("threads", settings.threads)  # type: ignore[index]
         if {k: found.get(k) for k in ("format", "corpus_sha256", "settings")} != {
@@ -170,8 +175,13 @@ def _claim(run: Path, corpus: Corpus, settings: TrainSettings) -> TrainSettings:
         if run.is_dir() and any(not each.name.startswith(WRITING) for each in run.iterdir()):
             raise InputError(f"The folder {run.name!r} is not empty and holds no training run: choose another folder.")
         with _file_appearing(path) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=1), "utf-8")
+            temporary.write_text(json.dumps(wanted | {"digest": _digest_of(wanted)}, indent=1), "utf-8")
     return settings
+
+
+def _digest_of(record: dict[str, Any]) -> str:
+    """Of what a run depends on, so that a damaged byte of it is noticed."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -183,6 +193,8 @@ def read_run(run: Path) -> dict[str, Any]:
     try:
         found = json.loads((run / "run.json").read_text("utf-8"))
         TrainSettings(**found["settings"])
+        if found.pop("digest", None) not in (None, _digest_of(found)):
+            raise ValueError("digest")
         return dict(found)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"The folder {run.name!r} holds no training run that can be read.") from error
@@ -216,11 +228,17 @@ def _train(
     done = _restore(run, model, optimiser)
     for step in settings.checkpoints:
         if step < done and step_folder(run, step).is_dir():
+            if _is_damaged(step_folder(run, step)):
+                raise AnalysisError(
+                    f"Checkpoint step-{step} of the run in {run.name!r} is damaged: remove it and state.safetensors, and "
+                    "start again."
+                )
             on_checkpoint(step, step_folder(run, step))
     loss = math.nan
     for step in range(done, settings.steps + 1):
         if step in settings.checkpoints:
-            if not step_folder(run, step).is_dir():  # it may be there with its state not written, or removed
+            # it may be there with its state not written, or removed
+            if not step_folder(run, step).is_dir() or _is_damaged(step_folder(run, step)):
                 _keep_checkpoint(run, step, model, tokenizer)
             if step > done or step == 0:
                 _keep_state(run, step, model, optimiser)
@@ -269,7 +287,7 @@ def _tokenizer(run: Path, corpus: Corpus, settings: TrainSettings) -> PreTrained
     from transformers import PreTrainedTokenizerFast
 
     folder = run / "tokenizer"
-    if not folder.is_dir():
+    if not folder.is_dir() or _is_damaged(folder):
         raw = Tokenizer(models.BPE())
         raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         raw.decoder = decoders.ByteLevel()
@@ -348,6 +366,8 @@ def _appearing(folder: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=WRITING))
     try:
         yield temporary
+        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        (temporary / HASHES).write_text(json.dumps(hashes, indent=1), "utf-8")
         if folder.is_dir():
             shutil.rmtree(folder)
         temporary.chmod(0o755)
@@ -355,6 +375,22 @@ def _appearing(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_damaged(folder: Path) -> bool:
+    """Whether the files of a folder are not those that were written; one that never was listed is taken as it is."""
+    try:
+        known = json.loads((folder / HASHES).read_text("utf-8"))
+        return any(_sha256(folder / name) != sha256 for name, sha256 in known.items())
+    except FileNotFoundError:
+        return (folder / HASHES).exists()
+    except (OSError, ValueError, AttributeError, TypeError):
+        return True
 
 
 @contextmanager
@@ -394,7 +430,16 @@ def _keep_state(run: Path, step: int, model: GPTNeoXForCausalLM, optimiser: torc
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = value
     with _file_appearing(run / "state.safetensors") as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, {"digest": _digest(tensors)})
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        array = tensors[name].numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _number(value: int) -> torch.Tensor:
@@ -406,11 +451,14 @@ def _number(value: int) -> torch.Tensor:
 def _restore(run: Path, model: GPTNeoXForCausalLM, optimiser: torch.optim.AdamW) -> int:
     """Put the last kept state into model and optimiser; the step it belongs to, 0 where there is none."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        tensors = load_file(run / "state.safetensors")
+        with safe_open(run / "state.safetensors", framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            known = (file.metadata() or {}).get("digest")
+        if known is not None and known != _digest(tensors):
+            raise ValueError("digest")
         step = int(tensors["step"])
         for name, parameter in model.named_parameters():
             with torch.no_grad():
@@ -421,7 +469,7 @@ def _restore(run: Path, model: GPTNeoXForCausalLM, optimiser: torch.optim.AdamW)
         return step
     except FileNotFoundError:
         return 0
-    except (SafetensorError, KeyError, RuntimeError) as error:
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise AnalysisError(
             f"The kept state of the run in {run.name!r} is damaged: remove its state.safetensors and start again."
         ) from error

@@ -26,6 +26,7 @@ def keys(*, turned: Callable[[int], None], left: Callable[[], None]) -> None:
     """
 
     def on_turned() -> None:
-        turned(1 if state.sent("keys", "turned") > 0 else -1)
+        if (by := state.sent("keys", "turned")) is not None:
+            turned(1 if by > 0 else -1)
 
     _component(key="keys", data={}, on_turned_change=on_turned, on_left_change=left)

@@ -43,11 +43,12 @@ def knobs(data: dict[str, Any], *, moved: Callable[[int, float], None], removed:
     """
 
     def on_moved() -> None:
-        value = state.sent("knobs", "moved")
-        moved(int(value["id"]), float(value["ratio"]))
+        if (value := state.sent("knobs", "moved")) is not None:
+            moved(int(value["id"]), float(value["ratio"]))
 
     def on_removed() -> None:
-        removed(int(state.sent("knobs", "removed")))
+        if (value := state.sent("knobs", "removed")) is not None:
+            removed(int(value))
 
     _component(key="knobs", data=data, on_moved_change=on_moved, on_removed_change=on_removed)
 

@@ -6,10 +6,24 @@ unless `--debug`. With `--json -` one JSON object is all that stands on stdout; 
 
 from __future__ import annotations
 
-from core.cli import app, dynamics, export, fit, generate, model, report, steer, sweep
+from core.cli import app, compare, dynamics, export, fit, generate, model, prune, report, steer, sweep
 from core.cli.group import cli
 
-__all__ = ["app", "cli", "dynamics", "export", "fit", "generate", "main", "model", "report", "steer", "sweep"]
+__all__ = [
+    "app",
+    "cli",
+    "compare",
+    "dynamics",
+    "export",
+    "fit",
+    "generate",
+    "main",
+    "model",
+    "prune",
+    "report",
+    "steer",
+    "sweep",
+]
 
 
 def main() -> None:

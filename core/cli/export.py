@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import Telling, deliver, edits_of, open_analysis, shared, short, table, with_edits
+from core.cli.shared import Telling, deliver, edits_of, open_analysis, shared, short, table, with_edits, with_pruning
 
 if TYPE_CHECKING:
     from core.export.result import Exported
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 @cli.command()
 @click.argument("model")
 @with_edits
-@click.option("--method", help="Prune the head first: saliency, compensated, greedy, rotated, …")
-@click.option("--remove", "removed", type=float, help="Share of the dimensions that goes, 0 to 1.")
+@with_pruning
 @click.option("--out", required=True, type=click.Path(), help="A new folder for the checkpoint.")
 @shared
 def export(

@@ -93,5 +93,6 @@ def _cost(cost: HeadCost) -> str:
         [str(each.positions), f"{1e3 * each.seconds_full:.2f} ms", f"{1e3 * each.seconds:.2f} ms", f"{each.ratio:.2f}"]
         for each in cost.speed
     ]
-    title = f"{cost.method}, {cost.dims} of {cost.dim} stay: {cost.bytes / 1e6:.1f} MB instead of {cost.bytes_full / 1e6:.1f} MB"
+    size = f"{cost.bytes / 1e6:.1f} MB instead of {cost.bytes_full / 1e6:.1f} MB"
+    title = f"{cost.method}, {cost.dims} of {cost.dim} stay: {size}"
     return title + "\n" + table(["positions", "full", "pruned", "ratio"], rows)

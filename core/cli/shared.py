@@ -74,6 +74,16 @@ def with_edits(function: Command) -> Command:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(STEERING), function)
 
 
+PRUNING = (
+    click.option("--method", help="Prune the head first: saliency, compensated, greedy, rotated, …"),
+    click.option("--remove", "removed", type=float, help="Share of the dimensions that goes, 0 to 1."),
+)
+
+
+def with_pruning(function: Command) -> Command:
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(PRUNING), function)
+
+
 def open_analysis(model: str, options: dict[str, Any]) -> Analysis:
     from core.analysis import Analysis
     from core.store import Store

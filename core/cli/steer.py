@@ -10,6 +10,7 @@ import click
 from core.cli.group import cli
 from core.cli.shared import Telling, deliver, edits_of, numbers, open_analysis, shared, short, table, with_edits
 from core.errors import InputError
+from core.words import quoted
 
 
 @cli.command()
@@ -97,8 +98,8 @@ def steer(
 def directions(model: str, count: int, ranks: str, ratios: str, json_path: str | None, **options: Any) -> None:
     """Compare all directions over many tokens: median |log(realised / asked)|, on held-out text and on the fitting part."""
     first, _, last = ranks.partition(":")
-    if not (first.isdecimal() and last.isdecimal()):
-        raise InputError(f"--ranks is {ranks!r}, but it must be FIRST:LAST, as 200:5000.")
+    if not all(rank.isdecimal() and len(rank) < 10 for rank in (first, last)):
+        raise InputError(f"--ranks is {quoted(ranks)}, but it must be FIRST:LAST, as 200:5000.")
     wanted = [_positive(ratio) for ratio in numbers(ratios, "--ratios", float)]
     analysis, tell = open_analysis(model, options), Telling()
     analysis.encoding(tell)

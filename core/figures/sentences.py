@@ -12,8 +12,12 @@ from core.figures import words
 from core.show import chip
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from core.encoding import Encoding
+    from core.export.result import Exported
     from core.model.facts import HeadFacts
+    from core.pruning.result import Pruning
     from core.results import Generated
     from core.steering import Steering
 
@@ -58,3 +62,28 @@ def texts(found: Generated) -> str:
         for c in found.counts
     ]
     return "; ".join(told) + "."
+
+
+def pruning(found: Sequence[Pruning], best: str, removed: float) -> str:
+    """What a fraction costs by the best method, in the paper's order and at random, in contexts that stay."""
+    from core.figures.pruning import at, name_of
+
+    stays = {each.method: point for each in found if (point := at(each, removed)) is not None}
+    point = stays[best]
+    told = (
+        f"<b>{100 * removed:.0f} %</b> of the dimensions gone: the top prediction stays in "
+        f"<b>{100 * point.top1_agreement:.0f} of 100</b> contexts ({html.escape(name_of(best))}, KL {words.nats(point.kl)})"
+    )
+    others = [
+        f"{name} keeps {100 * stays[method].top1_agreement:.0f}"
+        for method, name in (("saliency", "the paper's order"), ("random", "random"))
+        if method in stays and method != best
+    ]
+    return f"{told}; {', '.join(others)}." if others else f"{told}."
+
+
+def exported(found: Exported) -> str:
+    """That stock transformers loads it, and how exactly it is what was shown."""
+    error = found.max_logit_error
+    exact = "exactly" if error == 0 else f"to <b>{words.number(error, 2)}</b>"
+    return f"Exported: stock transformers loads it, and its logits are the promised ones {exact}."

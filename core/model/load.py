@@ -52,14 +52,25 @@ class LoadedModel:
     check: HeadCheck
     device: torch.device
 
+    @property
+    def longest(self) -> int:
+        """Tokens that the model can see at once; a very large number where it sets no limit."""
+        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None) or 2**31
+
     def hidden_states(
         self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"] | None = None
     ) -> Float32[Tensor, "b t d"]:
         """What the head receives for token ids, on the model's device and scaled by c. The head itself is not run.
 
         Raises:
+            InputError: more tokens than the model has positions for.
             AnalysisError: a token id is one that the model has no input embedding for.
         """
+        if input_ids.shape[1] > self.longest:
+            raise InputError(
+                f"{self.files.name} sees {self.longest:,} tokens at once and {input_ids.shape[1]:,} were asked for: choose a "
+                "smaller --context."
+            )
         known = cast(Tensor, self.module.get_input_embeddings().weight).shape[0]
         if input_ids.numel() and int(input_ids.max()) >= known:
             raise AnalysisError(
@@ -173,7 +184,7 @@ def choose_device(device: str) -> torch.device:
         return torch.device(gpu)
     kind, _, index = device.partition(":")
     available = ("cpu",) if gpu == "cpu" else ("cpu", gpu)
-    fine = kind in available and (not index or (kind == "cuda" and index.isdigit()))
+    fine = kind in available and (not index or (kind == "cuda" and index.isdecimal()))
     if not fine or (index and int(index) >= torch.cuda.device_count()):
         raise InputError(f"--device is {device}, but this machine has {' and '.join(available)}: choose one of them.")
     return torch.device(device)

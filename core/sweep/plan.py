@@ -28,8 +28,9 @@ from typing import Any
 from core.corpus import Corpus, read_corpus, self_sampled_tokens
 from core.errors import InputError
 from core.model.names import ModelSource, parse_model
-from core.settings import Settings
+from core.settings import Settings, local_path
 from core.store import RESULT_FORMAT
+from core.words import quoted
 
 MOST_RUNS = 10_000
 MOST_SHARDS = 4096
@@ -113,13 +114,15 @@ def read_plan(path: str | Path) -> Plan:
     Raises:
         InputError: there is no such file, it is no TOML, or something in it is wrong; one sentence that says what.
     """
-    place = Path(path).expanduser()
+    place = local_path(str(path))
+    if place is None:
+        raise InputError(f"The plan {quoted(str(path))} cannot be a path here: give a file as PLAN.toml.")
     try:
         if place.stat().st_size > LARGEST_PLAN:
             raise InputError(f"The plan {place.name!r} has more than {LARGEST_PLAN // 2**20} MB: that is no plan.")
         text = place.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"The plan {str(path)!r} cannot be read: {error.strerror or error}.") from error
+        raise InputError(f"The plan {quoted(str(path))} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"The plan {place.name!r} is not UTF-8 text: save it as UTF-8.") from error
     return parse_plan(text, place.name)
@@ -237,9 +240,10 @@ def _model(model: str, name: str) -> ModelSource:
 
 def _absolute(corpus: str) -> str:
     """A file or folder (with a column or not) by its whole path: a worker may stand elsewhere; other names as they are."""
-    path = Path(corpus).expanduser()
-    there = path.exists() or (":" in corpus and Path(corpus.rpartition(":")[0]).expanduser().exists())
-    return os.path.abspath(path) if there and corpus not in BUNDLED else corpus  # noqa: PTH100 (links stay links)
+    path, before = local_path(corpus), local_path(corpus.rpartition(":")[0] or corpus)
+    if path is None or before is None or corpus in BUNDLED or not (path.exists() or before.exists()):
+        return corpus
+    return os.path.abspath(path)  # noqa: PTH100 (links stay links)
 
 
 def _corpus(corpus: str, settings: Settings, tasks: Tasks, name: str) -> Corpus:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from core.analysis import Analysis
 from core.errors import Cancelled, InputError
 from core.generate import MOST_CHARACTERS, generate
 from core.results import Sampling
 from core.settings import Texts
-from core.steering import Edit, Steering
+from core.steering import LOGIT_BIAS, Edit, Steering
 from tests.core.test_steering import frequent
 
 PROMPT = "The river"
@@ -29,6 +31,105 @@ def test_ratio_one_gives_identical_sides(tiny_analysis, architecture: str) -> No
     assert count.before == count.after
     assert count.expected_before == pytest.approx(count.expected_after, rel=1e-5)
     assert len(set(found.before)) == 6  # and the samples differ from each other
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2"])
+def test_removing_nothing_gives_identical_sides(tiny_analysis, architecture: str) -> None:
+    """Also with a rotation, whose full-width matrices are the head only up to rounding."""
+    analysis: Analysis = tiny_analysis(architecture)
+    plain = analysis.generate(PROMPT, None, Sampling(samples=6, new_tokens=30))
+    for method in ("rotated", "saliency"):
+        for steering in (None, edit(analysis, 1.0)):
+            found = analysis.generate(PROMPT, steering, Sampling(samples=6, new_tokens=30), method=method, removed=0.0)
+            assert found.before == found.after == plain.before
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method"),
+    [("gpt2", "saliency"), ("gemma2", "rotated"), ("gptj", "greedy"), ("cohere", "rotated"), ("opt", "random")],
+)
+def test_the_pruned_side_is_written_by_a_model_with_that_head(tiny_analysis, architecture: str, method: str) -> None:
+    """A copy of the model whose head is the dense matrix, run whole for every token, with the same noise."""
+    analysis: Analysis = tiny_analysis(architecture)
+    sampling = Sampling(samples=4, new_tokens=12, temperature=0.8, seed=5)
+    found = analysis.generate(PROMPT, None, sampling, method=method, removed=0.4)
+    model = AutoModelForCausalLM.from_pretrained(analysis.files().folder, dtype=torch.float32).eval()
+    prompt = analysis.loaded().tokenizer(PROMPT)["input_ids"]
+    assert found.before == _written(model, prompt, sampling)
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(analysis.pruned_head(method, 0.4).dense_weight())
+    assert found.after == _written(model, prompt, sampling)
+    assert found.before != found.after
+
+
+def _written(model, prompt: list[int], sampling: Sampling) -> tuple[tuple[int, ...], ...]:
+    noise = torch.Generator().manual_seed(sampling.seed)
+    texts: list[list[int]] = [[] for _ in range(sampling.samples)]
+    for _ in range(sampling.new_tokens):
+        uniform = torch.rand(sampling.samples, model.get_output_embeddings().weight.shape[0], generator=noise)
+        for text, u in zip(texts, uniform, strict=True):
+            if text[-1:] == [model.config.eos_token_id]:
+                continue
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + text])).logits[0, -1] / sampling.temperature
+            text.append(int((logits.log_softmax(0) - (-u.log()).log()).argmax()))
+    return tuple(map(tuple, texts))
+
+
+@pytest.mark.parametrize(("architecture", "method"), [("gemma2", "rotated"), ("gptj", "saliency")])
+def test_what_is_pruned_is_steered_to_ratios_of_the_model_as_it_was(
+    tiny_analysis, architecture: str, method: str
+) -> None:
+    analysis: Analysis = tiny_analysis(architecture)
+    asked = edit(analysis, 4.0)
+    pruned, solved = analysis.pruned(method, 0.3, asked)
+    assert pruned is not None and solved is not None
+    head, token = analysis.loaded().head, asked.token_ids[0]
+    weight = pruned.dense_weight().clone()
+    weight[token] += torch.from_numpy(solved.delta[0]).float()
+
+    def p(hidden: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
+        logits = hidden @ weight.T + (0 if head.bias is None else head.bias)
+        cap = head.softcap
+        return (logits if cap is None else cap * torch.tanh(logits / cap)).double().softmax(-1).numpy()
+
+    hidden = torch.from_numpy(analysis.observation().fit.reservoir.hidden)
+    ratio = p(hidden, weight)[:, token].mean() / p(hidden, head.weight)[:, token].mean()
+    assert ratio == pytest.approx(4.0, rel=1e-3)
+    found = analysis.next_token(PROMPT, asked, method=method, removed=0.3, top=400)
+    at_prompt = torch.from_numpy(found.hidden).float()
+    np.testing.assert_allclose(found.before, p(at_prompt, head.weight)[found.token_ids], rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(found.after, p(at_prompt, weight)[found.token_ids], rtol=1e-4, atol=1e-9)
+    assert np.isnan(found.others_factor)  # no one factor: pruning moves every token by another
+
+
+def test_texts_of_a_pruned_head_are_stored_apart(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    sampling = Sampling(samples=2, new_tokens=5, seed=77)
+    plain = analysis.keep_texts(PROMPT, None, sampling)
+    pruned = {"method": "saliency", "removed": 0.6}
+    assert analysis.stored_texts(PROMPT, None, sampling, **pruned) is None
+    kept = analysis.keep_texts(PROMPT, None, sampling, **pruned)
+    assert analysis.stored_texts(PROMPT, None, sampling, **pruned) == kept != plain
+    for same in ({}, {"method": "rotated", "removed": 0.0}):
+        assert analysis.stored_texts(PROMPT, None, sampling, **same) == plain
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"method": "saliency"}, "both"), ({"removed": 0.3}, "both"), ({"method": "no", "removed": 0.3}, "must be one of"),
+     ({"method": "saliency", "removed": 1.0}, "below 1"), ({"method": "saliency", "removed": float("nan")}, "below 1")],
+)  # fmt: skip
+def test_wrong_pruning_gets_its_sentence(tiny_analysis, wrong: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        tiny_analysis("gpt2").generate(PROMPT, None, Sampling(2, 3), **wrong)
+
+
+def test_a_logit_bias_is_not_solved_on_a_pruned_head(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    bias = analysis.steer([Edit(frequent(analysis, (20,))[0], 2.0)], LOGIT_BIAS, False)
+    with pytest.raises(InputError, match="minimum-variance"):
+        analysis.generate(PROMPT, bias, Sampling(2, 3), method="saliency", removed=0.3)
 
 
 def test_the_same_seed_gives_the_same_texts_and_another_does_not(tiny_analysis) -> None:

@@ -1,0 +1,77 @@
+"""`headscope compare`: several models, revisions or corpora side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from core.cli.group import cli
+from core.cli.shared import Telling, deliver, settings_of, shared, short, table
+from core.errors import HeadscopeError, InputError
+
+
+@cli.command()
+@click.argument("models", nargs=-1)
+@click.option(
+    "--row", "more", nargs=3, multiple=True, type=(str, str, int), metavar="MODEL CORPUS POSITIONS",
+    help="One more row, with its own text and positions. Repeats.",
+)  # fmt: skip
+@click.option(
+    "--data", type=click.Path(file_okay=False), help="Also the runs of a data set that headscope sweep wrote."
+)
+@click.option("--steering/--no-steering", default=True, help="How far off ratios are.")
+@click.option("--pruning/--no-pruning", default=True, help="What deleting dimensions costs.")
+@shared
+def compare(
+    models: tuple[str, ...],
+    more: tuple[tuple[str, str, int], ...],
+    data: str | None,
+    steering: bool,
+    pruning: bool,
+    json_path: str | None,
+    **options: Any,
+) -> None:
+    """Measure MODELS on the corpus, and every --row, one after the other: fit, weights, steering, pruning."""
+    from core.analysis import Analysis
+    from core.compare import Row, as_json, compare_row, finding, names, read_data
+    from core.store import Store
+
+    settings = settings_of(options)
+    wanted = [(model, options["corpus"], settings) for model in models]
+    wanted += [(model, corpus, replace(settings, positions=positions)) for model, corpus, positions in more]
+    if not wanted and data is None:
+        raise InputError(
+            "There is nothing to compare: name models, or give --row MODEL CORPUS POSITIONS or --data DIR."
+        )
+    rows = list(read_data(data)) if data else []
+    store, tell = Store(options["cache"], enabled=not options["no_cache"]), Telling()
+    for model, corpus, each in wanted:
+        try:
+            row = compare_row(Analysis(model, corpus, each, store), steering=steering, pruning=pruning, progress=tell)
+        except HeadscopeError as error:
+            if len(wanted) + len(rows) == 1:
+                raise
+            row = Row(model, corpus, positions=each.positions, seed=each.seed, error=str(error))
+            click.echo(f"{model} on {corpus}: {error}", err=True)
+        rows.append(row)
+    tell.end()
+    lines = [
+        [
+            name,
+            f"{row.vocab_size:,} × {row.dim:,}",
+            *(short(value) for value in (row.r2, row.r2_held_out_tokens, row.r2_held_out_text, row.effective_dims)),
+            "–" if row.steering is None else short(row.steering.held_out[row.steering.ratios.index(20)]),
+            *(_kept(row, method) for method in ("rotated", "saliency")),
+        ]
+        for name, row in zip(names(rows), rows, strict=True)
+    ]
+    header = ["", "V × d", "R²", "tokens", "text", "effective", "|log error| at 20×", "rotated 30 %", "saliency 30 %"]
+    deliver(as_json(rows), json_path, f"{table(header, lines)}\n\n{finding(rows)}")
+
+
+def _kept(row: Any, method: str) -> str:
+    """Share of contexts whose top prediction stays with 30 % of the dimensions gone."""
+    points = [p for each in row.pruning if each.method == method for p in each.points if p.removed == 0.3]
+    return f"{points[0].top1_agreement:.2f}" if points else "–"
