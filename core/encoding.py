@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from core.errors import AnalysisError
-from core.least_squares import Solved, System, accumulate, blocks, cross_validated, nested
+from core.least_squares import Solved, System, accumulate, blocks, cross_validated, dot, nested, times
 from core.moments import Moments, Observation
 from core.show import Shown
 
@@ -190,7 +190,7 @@ def encode(
         seed: of the folds.
 
     Raises:
-        AnalysisError: fewer usable tokens than dimensions, or values that are not finite.
+        AnalysisError: fewer usable tokens than dimensions, the same probability for all, or values that are not finite.
     """
     import scipy.linalg  # here and below: a page that shows a stored fit does not wait for scipy
     import scipy.special
@@ -210,9 +210,14 @@ def encode(
     if not np.isfinite(y).all():
         raise AnalysisError("The head's bias holds values that are not finite numbers.")
     system = accumulate(embedding, rows, y, seed)
+    if system.constant_target:
+        raise AnalysisError(
+            "All tokens have the same mean probability, as in a model that was never trained: there is nothing to explain."
+        )
     line = Solved(system)
-    spectrum, axes = scipy.linalg.eigh(system.gram)
-    quadratic = _Quadratic(system, line, fit, embedding, rows, y, axes[:, :-3:-1])
+    spectrum = scipy.linalg.eigvalsh(system.gram)
+    axes = scipy.linalg.eigh(system.gram, subset_by_index=[max(0, dim - 2), dim - 1])[1][:, ::-1]
+    quadratic = _Quadratic(system, line, fit, embedding, rows, y, axes)
     predicted = quadratic.linear - offset[rows]
     n = len(rows)
     sst = system.yy
@@ -222,7 +227,7 @@ def encode(
     errors = np.sqrt(variance * np.diag(line.inverse))
     with np.errstate(divide="ignore", invalid="ignore"):
         t_values = np.where(errors > 0, line.weights / errors, 0.0)
-    intercept = system.mean_y - float(system.mean_x @ line.weights)
+    intercept = system.mean_y - dot(system.mean_x, line.weights)
     saliency = np.abs(line.weights) * system.std
     salient = saliency.sum()
     present = held_out.sum_p[rows] > 0
@@ -239,7 +244,7 @@ def encode(
         embedding_std=system.std,
         mean_hidden=fit.mean_hidden,
         intercept=intercept,
-        intercept_error=float(np.sqrt(variance * (1 / n + system.mean_x @ line.inverse @ system.mean_x))),
+        intercept_error=float(np.sqrt(variance * (1 / n + dot(system.mean_x, times(line.inverse, system.mean_x))))),
         r2=r2,
         r2_adjusted=1 - (1 - r2) * (n - 1) / freedom,
         r2_held_out_tokens=cross_validated(system),
@@ -296,9 +301,9 @@ def fit_line(embedding: Float32[np.ndarray, "V d"], rows: Int64[np.ndarray, "n"]
         raise AnalysisError(f"There are {n:,} tokens for {dim:,} dimensions: a line through them is not determined.")
     system = accumulate(embedding, rows, y, seed=0)
     line = Solved(system)
-    r2 = 1 - line.sse / system.yy if system.yy > 0 else 0.0
+    r2 = 0.0 if system.constant_target else 1 - line.sse / system.yy
     adjusted = 1 - (1 - r2) * (n - 1) / max(1, n - line.rank - 1)
-    return Line(line.weights, system.mean_y - float(system.mean_x @ line.weights), r2, adjusted)
+    return Line(line.weights, system.mean_y - dot(system.mean_x, line.weights), r2, adjusted)
 
 
 # --- what surrounds the line ----------------------------------------------------------------------------------------
@@ -328,29 +333,30 @@ class _Quadratic:
         y: np.ndarray,
         axes: np.ndarray,
     ) -> None:
+        from scipy.linalg import blas
+
         n, mean, covariance = len(rows), system.mean_x, fit.covariance
         self.y, self.line, self.system = y, line, system
-        along_mean = covariance @ mean
-        directions = np.column_stack([fit.mean_hidden, fit.covariance_h_log_z, line.weights, along_mean, axes])
+        along_mean = times(covariance, mean)
+        directions = np.array([fit.mean_hidden, fit.covariance_h_log_z, line.weights, along_mean, *axes.T]).T
         scores, quadratic = np.empty((n, directions.shape[1])), np.empty(n)
         xq = np.zeros(len(mean))
         spread_of = _quadratic_form(covariance)
-        for place, x in blocks(embedding, rows):
-            x -= mean
-            scores[place] = x @ directions
-            quadratic[place] = spread_of(x) + 2 * scores[place, 3] + along_mean @ mean
-            xq += x.T @ quadratic[place]  # the mean of x is 0: centring the other factor changes nothing
-        first = fit.log_z_mean - scores[:, 0] - mean @ fit.mean_hidden
-        spread = quadratic - 2 * (scores[:, 1] + mean @ fit.covariance_h_log_z) + fit.log_z_variance
+        for place, x in blocks(embedding, rows, mean):
+            scores[place] = blas.dgemm(1.0, directions, x.T, trans_a=1).T
+            quadratic[place] = spread_of(x) + 2 * scores[place, 3] + dot(along_mean, mean)
+            xq += blas.dgemv(1.0, x.T, quadratic[place])  # the mean of x is 0: centring q as well changes nothing
+        first = fit.log_z_mean - scores[:, 0] - dot(mean, fit.mean_hidden)
+        spread = quadratic - 2 * (scores[:, 1] + dot(mean, fit.covariance_h_log_z)) + fit.log_z_variance
         self.linear, self.first, self.second = scores[:, 2] + system.mean_y, first, first - 0.5 * spread
         self.projected = np.zeros((n, 2), dtype=np.float32)
         self.projected[:, : axes.shape[1]] = scores[:, 4:]
         centred = quadratic - quadratic.mean()
         # Frisch-Waugh: what the quadratic term adds is its part that E does not explain, on the fit's residuals.
-        left = float(centred @ centred - xq @ line.inverse @ xq)
+        left = dot(centred, centred) - dot(xq, times(line.inverse, xq))
         residual = y - self.linear
-        gain = float(centred @ residual - (line.inverse @ xq) @ (system.xy - system.gram @ line.weights))
-        self.sse_quadratic = line.sse - (gain**2 / left if left > 1e-9 * float(centred @ centred) else 0.0)
+        gain = dot(centred, residual) - dot(times(line.inverse, xq), system.xy - times(system.gram, line.weights))
+        self.sse_quadratic = line.sse - (gain**2 / left if left > 1e-9 * dot(centred, centred) else 0.0)
 
     def predictors(self, r2: float) -> tuple[Predictor, ...]:
         dim = len(self.line.weights)
@@ -365,29 +371,34 @@ class _Quadratic:
 
 def _quadratic_form(covariance: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """x [n, d] ↦ x Σ xᵀ row by row [n]: through the triangular root of Σ, which takes half the products of Σ itself."""
-    import scipy.linalg
+    from scipy.linalg import blas, lapack
 
-    lower, failed = scipy.linalg.lapack.dpotrf(covariance, lower=1, clean=1)
+    lower, failed = lapack.dpotrf(covariance, lower=1, clean=1)
     if failed:  # fewer positions than dimensions
-        return lambda x: ((x @ covariance) * x).sum(1)
-    return lambda x: (scipy.linalg.blas.dtrmm(1.0, lower, x.T, lower=1, trans_a=1) ** 2).sum(0)
+        return lambda x: (blas.dgemm(1.0, covariance, x.T).T * x).sum(1)
+
+    def of(x: np.ndarray) -> np.ndarray:
+        along = blas.dtrmm(1.0, lower, x.T, lower=1, trans_a=1)
+        return np.square(along, out=along).sum(0)
+
+    return of
 
 
 def _r2(y: np.ndarray, predicted: np.ndarray) -> float:
     centred = y - y.mean() if len(y) else y
-    total = float(centred @ centred)
+    total = dot(centred, centred)
     return 1 - float(((y - predicted) ** 2).sum()) / total if total > 0 else float("nan")
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a - a.mean(), b - b.mean()
-    scale = float(a @ a) * float(b @ b)
-    return float(a @ b) ** 2 / scale if scale > 0 else 0.0
+    scale = dot(a, a) * dot(b, b)
+    return dot(a, b) ** 2 / scale if scale > 0 else 0.0
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / scale if scale > 0 else 0.0
+    return dot(a, b) / scale if scale > 0 else 0.0
 
 
 def _warnings(system: System, line: Solved, condition: float) -> tuple[str, ...]:
