@@ -230,13 +230,23 @@ def _run(job: Job) -> None:
         job.finished.set()
 
 
-@cache
+_making = (
+    threading.Lock()
+)  # `cache` alone lets two first visitors make two lanes, and jobs of one are lost to the other
+
+
 def analyses() -> Lane:
     """Loading, observing and fitting: one at a time, it takes all cores."""
-    return Lane("analysis", each=rules().jobs_each)
+    with _making:
+        return _lane("analysis", KEPT)
+
+
+def generation() -> Lane:
+    """Sampling texts and few-shot curves: beside a running analysis."""
+    with _making:
+        return _lane("generation", KEPT_TEXTS)
 
 
 @cache
-def generation() -> Lane:
-    """Sampling texts and few-shot curves: beside a running analysis."""
-    return Lane("generation", each=rules().jobs_each, kept=KEPT_TEXTS)
+def _lane(name: str, kept: int) -> Lane:
+    return Lane(name, each=rules().jobs_each, kept=kept)

@@ -43,6 +43,7 @@ from core.steering import (
 )
 from core.store import Store
 from core.tokens import kind_of, token_texts
+from core.words import quoted, whole_characters
 
 if TYPE_CHECKING:
     from core.export.result import Exported
@@ -258,6 +259,7 @@ class Analysis:
         Raises:
             InputError: nothing was named, or an id that is no token.
         """
+        text = whole_characters(text)
         if text.startswith("id:"):
             return self._token_by_id(text)
         if not text:
@@ -268,13 +270,13 @@ class Analysis:
         tokenizer = self.loaded().tokenizer
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:64]
         if not ids:
-            raise InputError(f"{text!r} is no token of this model: write a word, blank included, or id:123.")
+            raise InputError(f"{quoted(text)} is no token of this model: write a word, blank included, or id:123.")
         pieces = token_texts(tokenizer, ids)
         if len(ids) == 1:
-            return TokenChoice(ids[0], pieces[0], f"{text!r} is read as the token {pieces[0]!r}.")
+            return TokenChoice(ids[0], pieces[0], f"{quoted(text)} is read as the token {pieces[0]!r}.")
         shown = " + ".join(repr(piece) for piece in pieces[:6]) + (" + …" if len(pieces) > 6 else "")
         return TokenChoice(
-            ids[0], pieces[0], f"{text!r} is {len(ids)} tokens ({shown}); its first, {pieces[0]!r}, is steered."
+            ids[0], pieces[0], f"{quoted(text)} is {len(ids)} tokens ({shown}); its first, {pieces[0]!r}, is steered."
         )
 
     def _token_by_id(self, text: str) -> TokenChoice:
@@ -284,7 +286,9 @@ class Analysis:
             place = int(np.searchsorted(encoding.token_ids, int(digits)))
             if place < len(encoding.token_ids) and encoding.token_ids[place] == int(digits):
                 return TokenChoice(int(digits), encoding.tokens[place])
-        raise InputError(f"{text!r} is no token: after id: comes a number from 0 to {int(encoding.token_ids[-1])}.")
+        raise InputError(
+            f"{quoted(text)} is no token: after id: comes a number from 0 to {int(encoding.token_ids[-1])}."
+        )
 
     @cached_property
     def _places(self) -> dict[str, int]:

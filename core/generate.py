@@ -32,11 +32,11 @@ from transformers import (
 
 from core.errors import InputError
 from core.model.chat import in_chat
-from core.records import whole_characters
 from core.results import Generated, NextToken, Sampling, TokenCount
 from core.settings import OnTokens, Progress, Texts, no_progress
 from core.steering import Steering
 from core.tokens import token_texts
+from core.words import whole_characters
 
 if TYPE_CHECKING:
     from core.model import Head, LoadedModel

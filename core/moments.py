@@ -121,7 +121,8 @@ class Moments(Shown):
     @property
     def perplexity(self) -> float:
         """exp of the mean −log p(true next token)."""
-        return float(np.exp(self.sum_loss / self.n))
+        with np.errstate(over="ignore"):
+            return float(np.exp(self.sum_loss / self.n))
 
 
 @dataclass(frozen=True)

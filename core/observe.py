@@ -127,7 +127,7 @@ def observe_chunk(
         head.top_logits.cpu().numpy()[order],
         real_targets[kept].astype(np.int32),
     )
-    sum_h, sum_hh, sum_h_log_z = _hidden_sums(hidden, log_z)
+    sum_h, sum_hh, sum_h_log_z = hidden_sums(hidden, log_z)
     return Moments(
         n=len(key),
         sum_p=head.sum_p.numpy(),
@@ -142,7 +142,7 @@ def observe_chunk(
     )
 
 
-def _hidden_sums(hidden: torch.Tensor, log_z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def hidden_sums(hidden: torch.Tensor, log_z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Σ h [d], Σ h hᵀ [d, d] and Σ h·log Z [d] of hidden states [n, d], in fp64."""
     if hidden.device.type == "cuda":
         h = hidden.double()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from core.errors import InputError
+from core.words import whole_characters
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,11 +52,6 @@ def texts_in(file: Path, column: str | None, limit: int) -> Iterator[str]:
             yield whole_characters(text)
     except OSError as error:
         raise InputError(f"The file {file.name!r} cannot be read: {error.strerror or first_line(error)}.") from error
-
-
-def whole_characters(text: str) -> str:
-    r"""The text with U+FFFD where it holds half a character (JSON can: `"\ud83d"`), which no tokenizer takes."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def first_line(error: Exception) -> str:

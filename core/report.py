@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import __version__, show
-from core.errors import InputError
 from core.figures import Chart, encoding, head, pairs, sentences, steering, texts, words
 from core.figures import dynamics as over_training
 from core.figures.look import LIGHT, Look
 from core.results import Sampling
-from core.settings import Progress, no_progress
+from core.settings import Progress, local_path, no_progress
+from core.store import write_text
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
@@ -276,14 +276,8 @@ def write_report(found: Report, path: str | Path, look: Look = LIGHT) -> Path:
     Raises:
         InputError: the place cannot be written.
     """
-    target = Path(path).expanduser()
-    temporary = target.with_name(f".{target.name}.writing")
-    try:
-        temporary.write_text(page(found, look), "utf-8", errors="replace")
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+    target = local_path(str(path)) or Path(path)
+    write_text(target, page(found, look))
     return target
 
 

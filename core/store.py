@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 import types
 import typing
@@ -28,7 +29,9 @@ import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from core.errors import InputError
 from core.settings import ASSETS
+from core.words import quoted, whole_characters
 
 RESULT_FORMAT = 1
 """Part of every key. Raise it whenever the meaning of a stored number changes."""
@@ -143,13 +146,13 @@ def _age(path: Path) -> float:
 
 
 def _canonical(key: Mapping[str, Any]) -> str:
-    return json.dumps({"format": RESULT_FORMAT, **key}, sort_keys=True, ensure_ascii=False)
+    return whole_characters(json.dumps({"format": RESULT_FORMAT, **key}, sort_keys=True, ensure_ascii=False))
 
 
 def write_result(path: Path, result: Any, key: str = "") -> None:
     """Write a dataclass atomically: complete under `path`, or not at all."""
     arrays: dict[str, np.ndarray] = {}
-    body = json.dumps(_pack(result, "", arrays), ensure_ascii=False)
+    body = whole_characters(json.dumps(_pack(result, "", arrays), ensure_ascii=False))
     metadata = {"key": key, "body": body, "digest": _digest(key, body, arrays)}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
@@ -165,6 +168,26 @@ def write_result(path: Path, result: Any, key: str = "") -> None:
         if isinstance(error, SafetensorError):  # how safetensors reports a full disk
             raise OSError(str(error)) from error
         raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file that a user asked for: whole under its name, or not at all. Half characters become U+FFFD.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    temporary = None
+    try:
+        target = Path(path)
+        temporary = target.with_name(f".writing-{os.getpid()}-{threading.get_ident()}")
+        temporary.write_text(whole_characters(text), "utf-8")
+        temporary.replace(target)
+    except (OSError, ValueError) as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError, ValueError):
+                temporary.unlink(missing_ok=True)
+        why = getattr(error, "strerror", None) or "it is no name of a file"
+        raise InputError(f"{quoted(str(path))} cannot be written: {why}.") from error
 
 
 def read_result(path: Path, result_type: type[T], key: str = "", *, remove: bool = True) -> T | None:

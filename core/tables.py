@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from core.encoding import Encoding
-from core.errors import InputError
+from core.store import write_text
 
 
 def weight_table(encoding: Encoding) -> pd.DataFrame:
@@ -83,11 +82,4 @@ def write_csv(table: pd.DataFrame, path: str) -> None:
     Raises:
         InputError: the place cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.writing")
-    try:
-        temporary.write_text(csv_text(table), "utf-8", errors="surrogatepass")
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path!r} cannot be written: {error.strerror or error}.") from error
+    write_text(path, csv_text(table))

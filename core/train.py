@@ -24,6 +24,7 @@ import numpy as np
 
 from core.corpus import Corpus, split_documents, tokenise
 from core.errors import AnalysisError, InputError
+from core.model.fetch import locked
 from core.model.quiet import quiet_transformers
 from core.settings import Progress, no_progress
 from core.store import read_result, write_result
@@ -145,7 +146,7 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        with _disk(run):
+        with _disk(run), locked(run / "training", progress, "trains the same run"):
             _train(run, corpus, settings, progress, on_checkpoint or (lambda step, folder: None))
     finally:
         torch.set_num_threads(threads)
@@ -172,7 +173,7 @@ def _claim(run: Path, corpus: Corpus, settings: TrainSettings) -> TrainSettings:
             )
         return TrainSettings(**found["settings"])
     with _disk(run):
-        if run.is_dir() and any(not each.name.startswith(WRITING) for each in run.iterdir()):
+        if run.is_dir() and any(not each.name.startswith((WRITING, ".training")) for each in run.iterdir()):
             raise InputError(f"The folder {run.name!r} is not empty and holds no training run: choose another folder.")
         with _file_appearing(path) as temporary:
             temporary.write_text(json.dumps(wanted | {"digest": _digest_of(wanted)}, indent=1), "utf-8")
@@ -372,8 +373,10 @@ def _appearing(folder: Path) -> Iterator[Path]:
             shutil.rmtree(folder)
         temporary.chmod(0o755)
         temporary.replace(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if type(error) is Exception and "os error" in str(error):  # how tokenizers reports a full disk
+            raise OSError(str(error)) from error
         raise
 
 

@@ -6,6 +6,7 @@ Three significant digits everywhere; the exact value belongs on the hover and in
 from __future__ import annotations
 
 import math
+import re
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -78,6 +79,11 @@ def duration(seconds: float) -> str:
 
 def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def whole_characters(text: str) -> str:
+    r"""The text with U+FFFD where it holds half a character (JSON can: `"\ud83d"`), which no tokenizer or file takes."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def quoted(text: str, most: int = 120) -> str:

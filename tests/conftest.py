@@ -55,6 +55,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many faults were survived, and how many bad inputs refused, among the last lines of a run."""
+    from tests import ledger
+
+    if ledger.tally:
+        terminalreporter.section("reliability")
+        terminalreporter.write_line(ledger.summary())
+
+
 @pytest.fixture(scope="session")
 def cache_folder() -> Path:
     """The one folder that outlives a run: the real model is downloaded and converted into it once."""

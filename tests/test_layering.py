@@ -34,7 +34,7 @@ LAYERS = (
     {"generate", "export", "tables", "kept", "summary"},
     {"similarity"},
     {"analysis"},
-    {"series", "sweep"},
+    {"series", "sweep", "bench"},
     {"compare"},
     {"figures"},
     {"report"},
@@ -55,7 +55,7 @@ FREE_OF_TORCH = {
     "steering",
     "figures",
 }
-TORCH_AT_THE_TOP = {"model", "head_pass", "observe", "generate", "export", "pruning"}
+TORCH_AT_THE_TOP = {"bench", "model", "head_pass", "observe", "generate", "export", "pruning"}
 """Rooms that may import torch when they are imported; all others do it inside the function that needs it."""
 
 ONLY_IN = {

@@ -51,13 +51,8 @@ def _result(choice: Choice, encoding: Encoding) -> dict[str, Any]:
 
 
 def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
-    marked = tuple(edit.token_id for edit in state.edits())
-    wanted = str(state.chosen("find-token") or "")
-    found = find_tokens(encoding, wanted)
-    ids = tuple(int(encoding.token_ids[at]) for at in found)
-    chart = cache.chart(figures.fit_scatter, choice, encoding, look, marked, ids)
-    widgets.chart(chart, "fit", f"{len(encoding.tokens):,} tokens, measured against predicted")
-    st.text_input(
+    place = st.container()  # the figure stands above the field, but what is looked for is known only after it
+    wanted = st.text_input(
         "Find a token",
         key="find-token",
         bind="query-params",
@@ -65,6 +60,12 @@ def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
         help="Marks it in the figure: the token as you write it, blank included; if there is none, the word with a "
         f"blank before it; else up to {MOST_FOUND} that contain it.",
     )
+    marked = tuple(edit.token_id for edit in state.edits())
+    found = find_tokens(encoding, wanted or "")
+    ids = tuple(int(encoding.token_ids[at]) for at in found)
+    chart = cache.chart(figures.fit_scatter, choice, encoding, look, marked, ids)
+    with place:
+        widgets.chart(chart, "fit", f"{len(encoding.tokens):,} tokens, measured against predicted")
     if wanted:
         widgets.note(_found_line(encoding, wanted, found))
     widgets.facts(

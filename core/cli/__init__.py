@@ -6,11 +6,12 @@ unless `--debug`. With `--json -` one JSON object is all that stands on stdout; 
 
 from __future__ import annotations
 
-from core.cli import app, compare, dynamics, export, fit, generate, model, prune, report, steer, sweep
+from core.cli import app, bench, compare, dynamics, export, fit, generate, model, prune, report, steer, sweep
 from core.cli.group import cli
 
 __all__ = [
     "app",
+    "bench",
     "cli",
     "compare",
     "dynamics",

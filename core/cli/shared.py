@@ -8,13 +8,13 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from core.errors import InputError
 from core.settings import DEVICES, DTYPES, Settings, step_of
+from core.words import whole_characters
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
@@ -125,18 +125,13 @@ def deliver(result: dict[str, Any], json_path: str | None, text: str) -> None:
         click.echo(text)
         return
     from core.results import plain
+    from core.store import write_text
 
     document = json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
     if json_path == "-":
-        click.echo(document)
+        click.echo(whole_characters(document))
         return
-    path = Path(json_path)
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_text(document + "\n", "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{json_path!r} cannot be written: {error.strerror or error}.") from error
+    write_text(json_path, document + "\n")
     click.echo(text)
 
 

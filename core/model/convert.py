@@ -15,7 +15,7 @@ from shutil import disk_usage, rmtree
 from typing import Any
 
 from core.errors import AnalysisError, HeadscopeError, InputError
-from core.model.fetch import locked, scratch_folder, writing_to
+from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
 from core.model.weights import file_sha256, readable
 from core.settings import Progress, no_progress, tell_bytes
 
@@ -59,6 +59,7 @@ def convert_gguf(path: Path, cache: Path, progress: Progress = no_progress) -> t
         with writing_to(target), locked(target, progress):
             if not is_converted(target, cache, progress):
                 _convert(path, target, progress)
+    clear_stale(target)
     return target, sha256
 
 
@@ -74,7 +75,10 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
             if error.errno is not None:  # the disk, told by `writing_to`
                 raise
             raise _refusal(path, error) from error
-        except Exception as error:  # the reader's own faults on a broken or unknown file are of many types
+        except Exception as error:
+            if "(os error" in str(error):  # how safetensors and tokenizers report the disk
+                raise OSError(str(error)) from error
+            # the reader's own faults on a broken or unknown file are of many types
             raise _refusal(path, error) from error
         progress(f"Unpacking {path.name} (once)", 1.0)
         hashes = {file.name: _sha256(file) for file in sorted((folder / "model").iterdir())}

