@@ -10,6 +10,7 @@ Logits are fp32, sums are fp64. Nothing of size N×V is ever held. Source: metho
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from dataclasses import dataclass, replace
@@ -177,12 +178,13 @@ class _Resumable:
     """
 
     def __init__(self, folder: Path | None, chunks: int) -> None:
-        self.folder = folder
+        self.folder = self.place = folder
         self.done = 0
         self.fit: Moments | None = None
         self.held_out: Moments | None = None
         if folder is not None:
-            self._read(folder, chunks)
+            with contextlib.suppress(OSError):  # what may not be read is observed again
+                self._read(folder, chunks)
 
     def add(self, moments: Moments, held_out: bool, keep: bool = True) -> None:
         if keep:
@@ -226,11 +228,12 @@ class _Resumable:
     def _drop_behind(self) -> None:
         for path in _kept_files(self.folder) if self.folder is not None else ():
             if int(path.stem.split("-")[1]) < self.done:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.place is not None:
+            shutil.rmtree(self.place, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Two runs of a job gave the same numbers if and only if their digests are equal.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -153,7 +154,10 @@ def export(place: Place, progress: Progress) -> str:
     """Write an edited checkpoint; what a run before this one finished is taken as it is."""
     from core.steering import Edit
 
-    if not place.out.exists():
+    finished = False
+    with contextlib.suppress(OSError):
+        finished = place.out.exists()
+    if not finished:
         analysis(place).export(place.out, [Edit(70, 3.0)], progress=progress)
     assert (place.out / "headscope.json").is_file()
     return files_digest(place.out, "*.safetensors")
@@ -185,6 +189,8 @@ def prepare(home: Path) -> Place:
     model = tiny_model("gpt2", home / "gpt2", n_positions=64)
     for step in (0, 1, 2):
         tiny_model("gpt2", home / "series" / f"step-{step}", seed=step, n_positions=64, n_layer=1)
+    for path in home.rglob("*"):  # some cases run as another user, who must be able to read
+        path.chmod(0o755 if path.is_dir() else 0o644)
     return Place(model, corpus, gguf, wheel, home / "series", home)
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.faults.conftest import Bench
 from tests.faults.jobs import JOBS, Place
 
-FULL, ONCE, LIMITS = 5, 5, 6
+FULL, ONCE, LIMITS = 4, 3, 5
 """Cases per job: no space from some write on; at one write only; no file beyond a size, whoever writes it."""
 RANDOM = np.random.default_rng(11)
 SHARES = [(job, float(share)) for job in JOBS for share in (np.arange(FULL) + RANDOM.random(FULL)) / FULL]
@@ -57,12 +57,12 @@ def test_a_folder_that_is_read_only(bench: Bench, place: Place, job: str) -> Non
 def test_results_that_are_there_and_read_only(bench: Bench, place: Place, job: str, finished) -> None:
     """Everything was computed before, and nothing may be written any more: it is still answered, with the same numbers."""
     finished(job, place)
-    folders = [place.home, *(path for path in place.home.rglob("*") if path.is_dir())]
-    for folder in folders:
-        folder.chmod(0o555)
+    entries = [place.home, *place.home.rglob("*")]
+    for entry in entries:
+        entry.chmod(0o555 if entry.is_dir() else 0o444)
     ended = bench.ask(job, place, kind="read-only")
-    for folder in folders:
-        folder.chmod(0o755)
+    for entry in entries:
+        entry.chmod(0o755 if entry.is_dir() else 0o644)
     bench.judge(job, ended)
     assert ended.digest is not None or job == "train", ended
 
