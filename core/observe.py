@@ -221,7 +221,7 @@ class _Resumable:
                 break
         while self.done < chunks:
             kept = read_result(folder / f"chunk-{self.done:06d}.safetensors", _Kept)
-            if kept is None:
+            if kept is None or kept.index != self.done:
                 return
             self.add(kept.moments, kept.held_out, keep=False)
 

@@ -39,7 +39,8 @@ class TinyHub:
         repos: repository name → file name → content.
         series: further revisions, as org/name@revision → file name → content, each with a commit of its own.
         revisions: the names under which the one commit of every repository in `repos` is known.
-        fault: for everything: `gated`, `unauthorized`, `forbidden`, `truncated`, a status such as `429`, or empty.
+        fault: for everything: `gated`, `unauthorized`, `forbidden`, `truncated`, `stall` (half of a file is sent and then
+            nothing more), a status such as `429`, or empty.
         switches: the same, several at once, for org/name or org/name@revision alone. Besides there are
             `weights X` (fault X, but only when weights are asked for), `redirect` (weights are sent on to another
             host), `no ranges` (asked for a range, all is sent), `other bytes` (weights are not the listed ones, and
@@ -58,6 +59,7 @@ class TinyHub:
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     authorized: list[str] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
+    stalled: threading.Event = field(default_factory=threading.Event)
     address: str = ""
 
     def add(self, repo: str, folder: Path, revision: str | None = None) -> None:
@@ -124,6 +126,7 @@ def tiny_hub(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[TinyHub]:
     try:
         yield hub
     finally:
+        hub.stalled.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -236,8 +239,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if wanted:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
-        cut = weights and "truncated" in faults
+        cut = "stall" in faults or (weights and "truncated" in faults)
         self._send(206 if wanted else 200, data[start:end], headers, cut=cut, name=name)
+        if "stall" in faults and self.command == "GET":
+            self.hub.stalled.wait(5)  # the line stays open, and silent
 
     def _refuse(self, status: int, code: str, message: str = "") -> None:
         self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message})

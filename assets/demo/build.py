@@ -18,11 +18,13 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from app import edits, state
+from app.cache import PRUNED
 from core.analysis import Analysis
 from core.corpus import read_corpus
 from core.dynamics import Dynamics, finding
 from core.kept import DEMO, DEMO_KEY, read_kept
 from core.model.files import DEMO as MODEL
+from core.pruning.names import METHODS
 from core.results import Sampling
 from core.series import keep_series, read_run, step_folder, train_series
 from core.settings import Settings
@@ -80,6 +82,7 @@ def precompute(scratch: Path) -> None:
         encoding = analysis.encoding()
         analysis.observation()
         analysis.head_facts()
+        analysis.prune(METHODS, PRUNED)
         analysis.keep_prompt(state.DEFAULT_PROMPT)
         first = edits.offered(encoding)
         if first is not None:

@@ -8,6 +8,8 @@ of `headscope fit`'s JSON, `settings`, and `status` (done, failed), `error`, `se
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +53,8 @@ def write_row(folder: Path, row: Row) -> None:
     temporary = folder / f".{path.name}.{os.getpid()}.writing"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([row], schema=_schema()), temporary)
+        table = pa.Table.from_pylist([row], schema=_schema())
+        pq.write_table(table.replace_schema_metadata({"digest": _digest(table)}), temporary)
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -83,11 +86,19 @@ def _read(path: Path) -> Row | None:
 
     try:
         with pq.ParquetFile(path) as file:
-            rows = file.read().to_pylist()
-    except (OSError, pa.ArrowException):
+            table = file.read()
+        rows = table.to_pylist()
+        if (table.schema.metadata or {}).get(b"digest") != _digest(table).encode():
+            return None
+    except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError):
         return None
     right = len(rows) == 1 and set(rows[0]) == set(_schema().names) and path.stem == f"run-{rows[0]['run']}"
     return rows[0] if right else None
+
+
+def _digest(table: pa.Table) -> str:
+    """Of a row as it is read: a damaged byte must not become another number."""
+    return hashlib.sha256(json.dumps(table.to_pylist(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _schema() -> pa.Schema:

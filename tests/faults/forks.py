@@ -6,7 +6,7 @@ A request is {"job", "place", "fault"}. The child does the job with the fault bu
 result. Faults: `kill` at the n-th event (a progress call, or a file opened for writing, renamed, made or removed below the
 case's folder), `alarm` after so many seconds wherever the code is then, `full` (from the n-th event on nothing more can
 be written; `once`: that one time only), `limit` (no file grows beyond so many bytes, whoever writes it), `fsync`,
-`safetensors`, `read-only`, `clock` (the system's clock is off by so many seconds).
+`safetensors`, `read-only`, `clock` (the system's clock is off by so many seconds), `jumps` (both clocks jump).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -133,6 +135,11 @@ def _arm(fault: dict[str, Any], home: str) -> Events:
     elif kind == "clock":
         real = time.time
         time.time = lambda: real() + fault["seconds"]
+    elif kind == "jumps":
+        random = np.random.default_rng(fault["seed"])
+        clock, steady, far = time.time, time.monotonic, [0.0]
+        time.time = lambda: clock() + random.normal(0, 1e8)
+        time.monotonic = lambda: far.append(far[-1] + random.exponential(1e4)) or steady() + far[-1]  # type: ignore[func-returns-value]
     sys.addaudithook(events.audit)
     return events
 
