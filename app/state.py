@@ -171,6 +171,8 @@ OF_THE_CHOICE = ("model", "corpus", "positions", "seed")
 def start() -> None:
     """At the beginning of every run: a new session takes over what its URL says; bad values fall back in silence."""
     if "session" in st.session_state:
+        if st.session_state.get("model") is None:  # a run that was cut short may lose the value of a field
+            st.session_state["model"] = st.session_state.get("last-model")
         return
     st.session_state["session"] = uuid.uuid4().hex
     st.session_state["history"] = []
@@ -206,12 +208,14 @@ def _positions_of(model: object) -> int:
 
 def model_chosen() -> None:
     """Callback of the field: another model has other tokens, and the demo's results are there for its own positions."""
+    st.session_state["last-model"] = st.session_state["model"]
     st.session_state["positions"] = _positions_of(st.session_state["model"])
     forget_edits()
 
 
 def publish() -> None:
     """Write what differs from the defaults into the URL; positions always, since their default depends on the model."""
+    st.session_state["last-model"] = st.session_state.get("model")
     fixed = rules().fixed is not None
     defaults = {key: field[0] for key, field in _FIELDS.items()} | {"positions": None}
     if rules().named_corpus:

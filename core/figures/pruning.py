@@ -78,7 +78,7 @@ def curves(
                     x=[100 * current], y=[value], mode="markers+text", showlegend=False, hoverinfo="skip",
                     marker={"size": 13, "symbol": "circle-open", "color": _line(each.method, best, look)["color"],
                             "line": {"width": 3}},
-                    text=[f"  {words.number(value)}"], textposition="middle right",
+                    text=[f"  {words.number(value)}"], textposition="top right",
                 )  # fmt: skip
     if measure in ("kl", "js"):
         values = [v for each in found for p in each.points if p.removed > 0 and (v := getattr(p, measure)) > 1e-5]
@@ -163,8 +163,8 @@ def leaving(found: Pruning, encoding: Encoding, removed: float, look: Look = LIG
 def by_frequency(found: Sequence[Pruning], removed: float, look: Look = LIGHT, best: str = "") -> Chart:
     """How far the probability of tokens moves, from the most frequent tenth to the rarest."""
     rows = [(each.method, point) for each in found if (point := at(each, removed)) is not None]
-    figure = blank(look, x="tokens by mean probability, in tenths", y="mean change of log probability (nats)")
-    labels = ["most frequent", *(str(n) for n in range(2, 10)), "rarest"]
+    figure = blank(look, x="tenth of the tokens, 1 the most frequent", y="mean change of log probability (nats)")
+    labels = [str(tenth + 1) for tenth in range(10)]
     for method, point in rows:
         ours = method == best
         figure.add_bar(

@@ -59,8 +59,7 @@ def test_every_page_asks_a_question_and_is_filled_at_the_first_visit(visit: Visi
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_says_what_to_do_while_no_model_is_chosen(visit: Visit, page: str) -> None:
     test = visit(page)
-    test.session_state["model"] = None
-    fine(test.run())
+    fine(test.selectbox(key="model").set_value(None).run())
     if page not in ("model", "dynamics", "method"):
         assert "Choose a model" in text_of(test)
 

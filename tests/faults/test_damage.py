@@ -163,7 +163,7 @@ def test_a_damaged_run_json_is_no_run(files: dict[str, bytes], tmp_path: Path) -
     for number in range(400):
         path.write_bytes(damaged(files["run.json"], KINDS[number % len(KINDS)], random))
         try:
-            assert read_run(tmp_path) == right
+            assert read_run(tmp_path).items() >= right.items()
             survived()
         except InputError as error:
             refused(str(error))

@@ -54,20 +54,6 @@ def test_a_folder_that_is_read_only(bench: Bench, place: Place, job: str) -> Non
 
 
 @pytest.mark.parametrize("job", sorted(JOBS))
-def test_results_that_are_there_and_read_only(bench: Bench, place: Place, job: str, finished) -> None:
-    """Everything was computed before, and nothing may be written any more: it is still answered, with the same numbers."""
-    finished(job, place)
-    entries = [place.home, *place.home.rglob("*")]
-    for entry in entries:
-        entry.chmod(0o555 if entry.is_dir() else 0o444)
-    ended = bench.ask(job, place, kind="read-only")
-    for entry in entries:
-        entry.chmod(0o755 if entry.is_dir() else 0o644)
-    bench.judge(job, ended)
-    assert ended.digest is not None or job == "train", ended
-
-
-@pytest.mark.parametrize("job", sorted(JOBS))
 def test_a_folder_that_may_not_even_be_read(bench: Bench, place: Place, job: str, finished) -> None:
     finished(job, place)
     place.home.chmod(0o000)
