@@ -32,6 +32,7 @@ NAMES = {
     "greedy": "greedy, compensated",
     "rotated": "rotated (Fisher)",
     "rotated-unweighted": "rotated, unweighted",
+    "rotated-tempered": "rotated, tempered",
 }
 """How figures and sentences call the methods; others by their own name."""
 
@@ -120,7 +121,7 @@ def _line(method: str, best: str, look: Look) -> dict[str, object]:
         return {"color": look.baseline, "width": 2, "dash": dashes.get(method, "solid")}
     if method in COMPENSATED:
         return {"color": look.before, "width": 2, "dash": "dot" if method == "greedy" else "dash"}
-    dashes = {"rotated": "dash", "rotated-unweighted": "dot"}
+    dashes = {"rotated": "dash", "rotated-unweighted": "dot", "rotated-tempered": "dashdot"}
     return {"color": look.ours, "width": 2, "dash": dashes.get(method, "longdash")}
 
 

@@ -9,12 +9,23 @@ with C (`columns`) and R (`components`) [d, d]. So one evaluation serves all met
   S = L Lᵀ of the permuted dimensions, z = L⁻¹h are orthonormal and z_i needs only the first i dimensions, hence the best
   prediction of h from the first k is L[:, :k] z[:k] for every k at once: C = P L, R = P L⁻ᵀ.
 - *rotated*: the best rank k for the weighting G: U the eigenvectors of G^½ S G^½, C = G^{-½} U, R = G^½ U.
+- *rotated-tempered*: the same with alpha^0.7 in place of alpha: rarer tokens count more, as another text will want them.
 
 G = Σ_w alpha_w (E_w − Ē)(E_w − Ē)ᵀ, Ē the alpha-weighted mean row: a change Δh of the hidden state moves the logits by
 E Δh, of which a constant is invisible to the softmax, and tokens count by their mean probability. To second order
 KL = ½ Δhᵀ F(x) Δh with the Fisher information F(x) = Σ p_w E_w E_wᵀ − (Σ p_w E_w)(Σ p_w E_w)ᵀ, and G is its mean over contexts
 plus the covariance between contexts of Σ_w p_w E_w. Source: ours, method §4; the order of `greedy` is that of the optimal
 brain surgeon (Hassibi and Stork 1993) for this quadratic form.
+
+Tried at 30 % of SmolLM2-135M, 16,384 positions fitted on one text, 768 judged, KL on the same text / on the other one, nats:
+
+| fitted on | rotated | alpha^0.8 | alpha^0.6 | S + 0.03 I | S + 0.1 I | off-diagonal Cov(h) × 0.9 | × 0.7 |
+|---|---|---|---|---|---|---|---|
+| python-docs | 0.052 / 0.403 | 0.048 / 0.372 | 0.046 / 0.346 | 0.066 / 0.463 | 0.091 / 0.549 | 0.060 / 0.389 | 0.083 / 0.418 |
+| sampler | 0.102 / 0.280 | 0.101 / 0.253 | 0.107 / 0.263 | 0.109 / 0.319 | 0.129 / 0.392 | 0.110 / 0.301 | 0.129 / 0.361 |
+
+Tempering is the one that helped on another text from either side (the top prediction stays a little less often); shrinking S
+towards the identity, or Cov(h) towards its diagonal, did not, and is not kept.
 """
 
 from __future__ import annotations
@@ -36,6 +47,8 @@ if TYPE_CHECKING:
 
 RIDGE = 1e-6
 """Added to S and G, times their mean diagonal, wherever they are inverted."""
+TEMPER = 0.7
+"""Power of alpha in the weighting of `rotated-tempered`."""
 BLOCK_ROWS = 4096
 
 
@@ -83,7 +96,8 @@ def find_basis(method: str, head: Head, encoding: Encoding, fit: Moments, seed: 
         return compensated(leaving_order("saliency", encoding, fit)[::-1].copy(), second)
     if method == "rotated-unweighted":
         return rotated(np.eye(len(second)), second)
-    weighting = ridged(token_covariance(head, fit.alpha))
+    alpha = fit.alpha**TEMPER if method == "rotated-tempered" else fit.alpha
+    weighting = ridged(token_covariance(head, alpha))
     if method == "greedy":
         return compensated(surgeon_order(weighting, second)[::-1].copy(), second)
     return rotated(weighting, second)

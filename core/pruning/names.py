@@ -8,7 +8,7 @@ DELETIONS = ("saliency", "random", "reverse", "std", "rms")
 """Dimensions leave one after another and the others stay as they are."""
 COMPENSATED = ("compensated", "greedy")
 """Dimensions leave, and the others take over what can be predicted of them."""
-ROTATIONS = ("rotated-unweighted", "rotated")
+ROTATIONS = ("rotated-unweighted", "rotated", "rotated-tempered")
 """The head becomes a product of two thin matrices."""
 METHODS = (*DELETIONS, *COMPENSATED, *ROTATIONS)
 
