@@ -77,7 +77,8 @@ def style() -> None:
     if look.dark:
         sheet += 'button[kind^="primary"], button[kind^="primary"] p {color: #0B1118 !important;}'
     if look.type_size >= 20:
-        sheet += "html {font-size: 23px;} .knob-value {font-size: .875rem;}"  # the smallest text is 0.875 of it
+        # the smallest text is 0.875 of it
+        sheet += "html {font-size: 23px;} .knob-value {font-size: .875rem;} .hs-chip {font-size: 1em;}"
     st.html(f"<style>{sheet}</style>")
 
 

@@ -22,7 +22,10 @@ function pressed(root, event) {
 export default function ({ parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".keys");
   root.send = setTriggerValue;
-  root.listen ??= (event) => pressed(root, event);
-  document.addEventListener("keydown", root.listen); // the same listener: a second time changes nothing
-  return () => document.removeEventListener("keydown", root.listen);
+  root.stop?.(); // of the drawing before, whose own end may come only after this beginning
+  const listen = (event) => pressed(root, event);
+  document.addEventListener("keydown", listen);
+  root.dataset.listening = "";
+  root.stop = () => document.removeEventListener("keydown", listen);
+  return root.stop;
 }

@@ -196,6 +196,7 @@ def test_presenting_by_keyboard_alone(browser: Browser, demo: Server, size: tupl
         expect(page.get_by_role("button", name="Leave")).to_be_visible()
         expect(page.locator("[data-testid=stSidebar]")).to_be_hidden()
         page.wait_for_url("**present=1*")
+        page.locator(".keys[data-listening]").wait_for(state="attached")
         for key, step in (("ArrowRight", 3), ("PageDown", 4), ("ArrowLeft", 3), ("PageUp", 2), ("PageUp", 1)):
             page.keyboard.press(key)
             at(page, step)
