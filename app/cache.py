@@ -19,7 +19,7 @@ from app.jobs import Job
 from app.rules import rules
 from app.runs import Run
 from app.state import Choice
-from core.errors import InputError
+from core.errors import HeadscopeError, InputError
 from core.figures import Chart, Look
 from core.model.facts import HeadFacts
 from core.pruning.names import METHODS
@@ -90,6 +90,15 @@ def _submit_encoding(choice: Choice, owner: str) -> Job:
     return jobs.analyses().submit(
         ("encode", choice), f"Analysing {choice.model}", lambda p: _encode(choice, p), owner=owner
     )
+
+
+def read_ahead(choice: Choice) -> HeadFacts | None:
+    """Take what was computed before from the store into memory; starts nothing. Returns what is known of the head."""
+    try:
+        _encoding(choice)
+        return _head_facts(choice)
+    except (_NotYet, HeadscopeError):  # a page asks again, and says it
+        return None
 
 
 def get_ready(choice: Choice) -> None:

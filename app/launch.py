@@ -13,10 +13,8 @@ import urllib.request
 import webbrowser
 from pathlib import Path
 
-from app import rules, uploads
-from core.corpus import read_corpus, self_sampled_tokens
+from app import environment
 from core.errors import AnalysisError, InputError
-from core.model.names import parse_model
 
 LOCAL_HOST = "localhost"
 EVERYWHERE = "0.0.0.0"
@@ -58,17 +56,15 @@ def run(
         )
     if not 1 <= port <= 65535:
         raise InputError(f"--port is {port}, but it must be from 1 to 65535.")
-    if model:
-        parse_model(model)
-    if corpus and self_sampled_tokens(corpus) is None:
-        read_corpus(corpus)
+    if model or corpus:
+        _check(model, corpus)
     _require_free(host, port)
     address = f"http://{_in_address(_reachable(host) if shared else host)}:{port}"
     os.environ |= {
-        rules.AUDIENCE_VARIABLE: "classroom" if classroom else "public" if public else "own",
-        rules.MODEL_VARIABLE: model or "",
-        rules.CORPUS_VARIABLE: corpus or "",
-        rules.ADDRESS_VARIABLE: address if shared else "",
+        environment.AUDIENCE_VARIABLE: "classroom" if classroom else "public" if public else "own",
+        environment.MODEL_VARIABLE: model or "",
+        environment.CORPUS_VARIABLE: corpus or "",
+        environment.ADDRESS_VARIABLE: address if shared else "",
     }
     if shared:
         print(f"\n  Others reach this dashboard at {address}" + (" (page Join: as a QR code)" if classroom else ""))
@@ -82,11 +78,22 @@ def run(
     options = {"server.port": port, "server.address": host}
     if shared:
         # an address that is set by hand keeps Streamlit from asking a service outside what this computer is called there
-        options |= {"browser.serverAddress": _reachable(host), "server.maxUploadSize": uploads.SHARED_MEGABYTES}
+        options |= {"browser.serverAddress": _reachable(host), "server.maxUploadSize": environment.SHARED_MEGABYTES}
     sys.argv = ["streamlit", "run", str(server), *(f"--{name}={value}" for name, value in options.items())]
     import streamlit.web.cli
 
     streamlit.web.cli.main()
+
+
+def _check(model: str | None, corpus: str | None) -> None:
+    """Names that cannot be are refused before anything is served."""
+    from core.corpus import read_corpus, self_sampled_tokens
+    from core.model.names import parse_model
+
+    if model:
+        parse_model(model)
+    if corpus and self_sampled_tokens(corpus) is None:
+        read_corpus(corpus)
 
 
 def _is_loopback(host: str) -> bool:

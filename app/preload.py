@@ -1,47 +1,96 @@
-"""torch and transformers, imported once by one thread when the first page stands.
+"""What is imported behind the visitor's back: the pages while a browser is still loading, torch when the first page stands.
 
-Imported lazily by several sessions at once they have been seen half-initialised, so nobody else imports them:
-whoever needs them waits here first.
+Imported lazily by several sessions at once, pandas and torch have been seen half-initialised, so one thread imports them
+and whoever needs them waits here first.
 """
 
 from __future__ import annotations
 
+import importlib
 import threading
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 
 class _Import(threading.Thread):
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[], object]) -> None:
         super().__init__(name="headscope-import", daemon=True)
+        self.load = load
         self.error: BaseException | None = None
+        self.start()
 
     def run(self) -> None:
         try:
-            import core.generate
-            import core.model.load
-            import core.observe  # noqa: F401
+            self.load()
         except BaseException as error:
             self.error = error
 
-
-@cache
-def _thread() -> _Import:
-    thread = _Import()
-    thread.start()
-    return thread
+    def wait(self) -> None:
+        self.join()
+        if self.error is not None:
+            raise self.error
 
 
 _once = threading.Lock()
 
 
-def start() -> None:
-    """Begin importing in the background; does nothing the second time."""
+@cache
+def _pages() -> _Import:
+    def load() -> None:
+        import streamlit as st
+
+        st.empty()  # Streamlit's first element looks through every module that is loaded; here these are few
+        importlib.import_module("app.pages")
+
+    return _Import(load)
+
+
+@cache
+def _reading() -> _Import:
+    return _Import(lambda: pages().read_ahead())
+
+
+@cache
+def _tables() -> _Import:
+    return _Import(lambda: importlib.import_module("pandas"))
+
+
+@cache
+def _torch() -> _Import:
+    def load() -> None:
+        tables()
+        import core.generate
+        import core.model.load
+        import core.observe  # noqa: F401
+
+    return _Import(load)
+
+
+def pages() -> Any:
+    """The module `app.pages`, imported by one thread."""
     with _once:
-        _thread()
+        importing = _pages()
+    importing.wait()
+    return importlib.import_module("app.pages")
 
 
-def start_behind(seconds: float = 3.0) -> None:
-    """Begin importing in a while, when the page that is being served stands; does nothing the second time."""
+def tables() -> None:
+    """Return when pandas is ready to be used."""
+    with _once:
+        importing = _tables()
+    importing.wait()
+
+
+def pages_behind() -> None:
+    """Begin importing the pages and reading what the first of them shows."""
+    with _once:
+        _pages()
+        _reading()
+
+
+def torch_behind(seconds: float = 3.0) -> None:
+    """Begin importing torch in a while, when the page that is being served stands; does nothing the second time."""
     _timer(seconds)
 
 
@@ -53,10 +102,13 @@ def _timer(seconds: float) -> threading.Timer:
     return timer
 
 
+def start() -> None:
+    """Begin importing torch in the background; does nothing the second time."""
+    with _once:
+        _torch()
+
+
 def wait() -> None:
     """Return when torch and transformers are ready to be used."""
     start()
-    thread = _thread()
-    thread.join()
-    if thread.error is not None:
-        raise thread.error
+    _torch().wait()

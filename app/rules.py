@@ -13,14 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from app import uploads
+from app.environment import ADDRESS_VARIABLE, AUDIENCE_VARIABLE, CORPUS_VARIABLE, MODEL_VARIABLE
 from core.errors import InputError
 from core.results import MOST_NEW_TOKENS, MOST_SAMPLES, Sampling
-
-MODEL_VARIABLE = "HEADSCOPE_MODEL"
-CORPUS_VARIABLE = "HEADSCOPE_CORPUS"
-AUDIENCE_VARIABLE = "HEADSCOPE_AUDIENCE"
-ADDRESS_VARIABLE = "HEADSCOPE_ADDRESS"
-"""How what was said on the command line reaches the pages."""
 
 Audience = Literal["own", "public", "classroom"]
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import streamlit as st
 
-from app import cache, state
+from app import preload
+from app.environment import AUDIENCE_VARIABLE
 from app.live.routes import ROUTES
 
 
 @contextlib.asynccontextmanager
 async def lifespan(server: st.App) -> AsyncIterator[None]:
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
-    choice = state.class_choice()
-    if choice is not None:  # a class finds everything ready
-        cache.get_ready(choice)
+    # threads that read ahead belong to no visitor
+    logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").setLevel(logging.ERROR)
+    preload.pages_behind()
+    if os.environ.get(AUDIENCE_VARIABLE) == "classroom":  # a class finds everything ready
+        preload.pages().get_ready()
     yield
 
 

@@ -7,6 +7,7 @@ import html
 import streamlit as st
 
 from app import state, uploads, widgets
+from app.environment import SHARED_MEGABYTES
 from app.rules import SHARED_POSITIONS, rules
 from core.figures import words
 
@@ -102,7 +103,7 @@ def _corpus() -> None:
 
 
 def _most_megabytes() -> int:
-    return uploads.SHARED_MEGABYTES if rules().shared else uploads.MOST_MEGABYTES
+    return SHARED_MEGABYTES if rules().shared else uploads.MOST_MEGABYTES
 
 
 def _keep(name: str, content: bytes) -> str:

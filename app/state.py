@@ -12,17 +12,19 @@ import urllib.parse
 import uuid
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import streamlit as st
 
-from app.lesson.questions import Verdict
 from app.rules import rules
 from core.errors import InputError
 from core.figures import Look
 from core.settings import Settings
 from core.steering import DIRECTIONS, MOST_TOKENS, Edit
+
+if TYPE_CHECKING:
+    from app.lesson.questions import Verdict
 
 POSITIONS = (1024, 4096, 8192, 16384, 65536)
 FIRST_MODEL = "demo"
@@ -249,6 +251,14 @@ def choice() -> Choice | None:
     name = (get("model") or "").strip()
     corpus = (get("corpus") or "sampler").strip()
     return Choice(name, corpus, get("positions", 16384), int(get("seed") or 0)) if name else None
+
+
+def first_choice() -> Choice:
+    """What a visitor is shown who has chosen nothing."""
+    if (fixed := class_choice()) is not None:
+        return fixed
+    model = rules().named_model or FIRST_MODEL
+    return Choice(model, rules().named_corpus or str(_FIELDS["corpus"][0]), _positions_of(model), 0)
 
 
 def class_choice() -> Choice | None:

@@ -16,7 +16,6 @@ MOST_CHARACTERS = 1_000_000
 KEPT = 20
 SHARED_KINDS = ("txt", "md", "jsonl", "csv")
 """What strangers may upload: a few kilobytes of Parquet can unpack to gigabytes."""
-SHARED_MEGABYTES = 5
 NAMED = re.compile(r"upload:([0-9a-f]{16})/([A-Za-z0-9_-][A-Za-z0-9._-]{0,79})")
 
 

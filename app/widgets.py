@@ -11,21 +11,21 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import cache, jobs, state
+from app import cache, jobs, preload, state
 from app.jobs import Job, Lane
 from app.live.pictures import pictures
 from app.state import Choice
 from core.errors import HeadscopeError
 from core.figures import Chart, pairs, words
 from core.show import chip as chip
-from core.tables import csv_text
 from core.tokens import visible
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from core.analysis import Analysis
     from core.encoding import Encoding
 
@@ -141,31 +141,51 @@ def chart(item: Chart, key: str, title: str, *, alone: bool = False) -> None:
     else:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown(f"**{title}**")
-            data(item.table, key, picture=title)
+            data(lambda: item.table, key, picture=title)
     config = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
     height: Literal["stretch", "content"] = "stretch" if alone else "content"
     st.plotly_chart(item.figure, key=key, theme=None, config=config, alt=item.summary, height=height)
 
 
-def data(table: pd.DataFrame, key: str, most: int = 200, *, picture: str = "", figure: go.Figure | None = None) -> None:
+@st.fragment
+def data(
+    table: Callable[[], pd.DataFrame], key: str, most: int = 200, *, picture: str = "", figure: go.Figure | None = None
+) -> None:
     """The numbers of a figure: the first rows to look at, all of them to download, and the figure as a file.
 
     Args:
+        table: makes the numbers; called when somebody opens them.
         picture: title of the figure in the file; "" where there is no figure.
         figure: the figure, where it is not the Plotly chart with this key.
     """
-    with st.popover("Data and picture" if picture else "Data", key=f"{key}-data"):
-        rows(table.head(most), min(360, 38 + 35 * min(len(table), most)), f"{key}-rows")
-        if len(table) > most:
-            st.caption(f"The first {most} of {len(table):,} rows; the file has them all.")
+    place = st.popover("Data and picture" if picture else "Data", key=f"{key}-data", on_change="rerun")
+    if not place.open:
+        return
+    preload.tables()
+    found = table()
+    with place:
+        rows(found.head(most), min(360, 38 + 35 * min(len(found), most)), f"{key}-rows")
+        if len(found) > most:
+            st.caption(f"The first {most} of {len(found):,} rows; the file has them all.")
         with st.container(horizontal=True):
-            download(table, key)
+            download(found, key)
             if picture:
                 pictures(key, picture, state.look(), figure)
 
 
+@st.fragment
+def reading(draw: Callable[[], None], key: str = "reading") -> None:
+    """How to read what stands above, for whoever asks."""
+    place = st.expander("How to read this", key=key, on_change="rerun")
+    if place.open:
+        with place:
+            draw()
+
+
 def download(table: pd.DataFrame, key: str) -> None:
     """A CSV that is only written when somebody asks for it."""
+    from core.tables import csv_text
+
     st.download_button(
         "Download CSV",
         data=lambda: csv_text(table).encode(errors="surrogatepass"),
@@ -182,9 +202,7 @@ def rows(table: pd.DataFrame, height: int, key: str) -> None:
     if "token" in copy:
         copy["token"] = [visible(text) for text in copy["token"]]
     columns = {
-        name: st.column_config.NumberColumn(format="%.4g")
-        for name in copy.columns
-        if pd.api.types.is_float_dtype(copy[name])
+        name: st.column_config.NumberColumn(format="%.4g") for name in copy.columns if copy[name].dtype.kind == "f"
     }
     st.dataframe(copy, hide_index=True, height=height, key=key, column_config=columns)
 

@@ -198,7 +198,7 @@ def _tokens(found: Dynamics) -> None:
     early, late = figures.early_late_tokens(found)
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.markdown("**Which tokens are learned early, and which late?**")
-        widgets.data(figures.learned_table(found), "learned")
+        widgets.data(lambda: figures.learned_table(found), "learned")
     for title, table in (("First", early), ("Last or never", late)):
         chips = [
             f"{widgets.chip(str(row.token), int(row.id))} {_when(int(row.learned_at_step))}"

@@ -40,7 +40,7 @@ def page() -> None:
         widgets.progress(ready, jobs.analyses())
     elif found is not None:
         _figures(encoding, found)
-    _reading()
+    widgets.reading(_reading)
 
 
 def _welcome() -> None:
@@ -115,13 +115,12 @@ def _figures(encoding: Encoding, found: HeadFacts) -> None:
 
 
 def _reading() -> None:
-    with st.expander("How to read this"):
-        st.latex(r"\text{logits} = f\bigl(c\,(h E^{\top} + b)\bigr), \qquad p_w(x) = \frac{e^{z_w(x)}}{Z(x)}")
-        st.markdown(
-            "The output head turns what the last layer hands over, $h$, into one score per token. Headscope recomputes "
-            "these scores from $h$ in fp32 and compares them with the model's own. Everything on the other pages rests "
-            "on this agreement; a head that is not reproduced is refused, by name."
-        )
+    st.latex(r"\text{logits} = f\bigl(c\,(h E^{\top} + b)\bigr), \qquad p_w(x) = \frac{e^{z_w(x)}}{Z(x)}")
+    st.markdown(
+        "The output head turns what the last layer hands over, $h$, into one score per token. Headscope recomputes "
+        "these scores from $h$ in fp32 and compares them with the model's own. Everything on the other pages rests "
+        "on this agreement; a head that is not reproduced is refused, by name."
+    )
 
 
 if __name__ == "__main__":

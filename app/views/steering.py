@@ -135,10 +135,10 @@ def _numbers(
         look, chosen = state.look(), str(state.chosen("prompt") or "")
         if prompt is not None:
             chart = texts.next_token(prompt, look)
-            widgets.data(chart.table, "next", picture=f"The next token after “{chosen}”", figure=chart.figure)
+            widgets.data(lambda: chart.table, "next", picture=f"The next token after “{chosen}”", figure=chart.figure)
         if "range" in data["figures"]:
             chart = figures.sweep(points, steering, look)
-            widgets.data(chart.table, "range", picture=data["figures"]["range"]["title"], figure=chart.figure)
+            widgets.data(lambda: chart.table, "range", picture=data["figures"]["range"]["title"], figure=chart.figure)
 
 
 def _result(choice: Choice, steering: Steering, encoding: Encoding) -> None:

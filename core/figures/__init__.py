@@ -1,8 +1,18 @@
-"""Results as figures: every function takes a result (and a `Look`) and returns a `Chart` (figure, words, table)."""
+"""Results as figures: every function takes a result (and a `Look`) and returns a `Chart` (figure, words, table).
+
+The files are imported when they are first asked for: the dashboard's first page does without most of them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from core import words
-from core.figures import compare, dynamics, encoding, head, pairs, pruning, sentences, steering, texts
 from core.figures.look import HEIGHT, Chart, Look
+
+if TYPE_CHECKING:
+    from core.figures import compare, dynamics, encoding, head, lesson, pairs, pruning, sentences, steering, texts
+
+_FILES = ("compare", "dynamics", "encoding", "head", "lesson", "pairs", "pruning", "sentences", "steering", "texts")
 
 __all__ = [
     "HEIGHT",
@@ -12,6 +22,7 @@ __all__ = [
     "dynamics",
     "encoding",
     "head",
+    "lesson",
     "pairs",
     "pruning",
     "sentences",
@@ -19,3 +30,9 @@ __all__ = [
     "texts",
     "words",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return importlib.import_module(f"core.figures.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

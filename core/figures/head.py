@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from core.figures import words
 from core.figures.look import LIGHT, Chart, Look, blank
 
@@ -38,7 +36,7 @@ def agreement(
         f"Our logits differ from the model's by at most {words.number(max_logit_error, 2)}; "
         f"up to {words.number(tolerance, 2)} is allowed."
     )
-    return Chart(figure, summary, pd.DataFrame({"what": [r[0] for r in rows], "difference": [r[1] for r in rows]}))
+    return Chart(figure, summary, {"what": [r[0] for r in rows], "difference": [r[1] for r in rows]})
 
 
 def _tick(exponent: int) -> str:
@@ -67,4 +65,4 @@ def parameter_share(head: int, total: int, tied: bool, look: Look = LIGHT) -> Ch
     summary = (
         f"The head holds {words.quantity(head)} of {words.quantity(total)} parameters, {words.percent(head / total)}."
     )
-    return Chart(figure, summary, pd.DataFrame({"part": [p[0] for p in parts], "parameters": [p[1] for p in parts]}))
+    return Chart(figure, summary, {"part": [p[0] for p in parts], "parameters": [p[1] for p in parts]})

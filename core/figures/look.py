@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from core.figures import words
 from core.tokens import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEIGHT = 420
 """Every figure of a page has this height (pixels at normal type), so that nothing jumps."""
@@ -33,12 +36,19 @@ class Chart:
     Attributes:
         figure: the Plotly figure, with its own template.
         summary: one or two sentences that say what it shows, with numbers.
-        table: the numbers behind it, one row per mark.
+        columns: the numbers behind it by column, one row per mark.
     """
 
     figure: go.Figure
     summary: str
-    table: pd.DataFrame
+    columns: pd.DataFrame | Mapping[str, Sequence[object]]
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The numbers behind the figure, one row per mark. Made when it is asked for: a page that stands needs none."""
+        import pandas as pd
+
+        return pd.DataFrame(self.columns)
 
     def show(self) -> None:
         """Open the figure: in the notebook, or from a script in the browser."""

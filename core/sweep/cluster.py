@@ -214,11 +214,13 @@ class _Driver:
         return wanted.threads or max(1, min(most["threads"], sum(cpus) // max(1, tasks)))
 
     def _board(self) -> Any:
-        """Where tasks say how far they are: beside this process, so that it outlives other machines."""
+        """Where tasks say how far they are: beside this process, so that it outlives other machines, and started again
+        elsewhere if it does not; what is said meanwhile waits."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=True)
-        return self.ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+        options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+        return self.ray.remote(**options)(_Board).remote()
 
     def run(self) -> dict[str, Row]:
         for run in self.todo:
@@ -230,6 +232,7 @@ class _Driver:
             self._hear()
             for reference in finished:
                 self._take(reference)
+        self._hear()
         return self.rows
 
     def _open(self, run: Run) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app import launch, rules, uploads
+from app import environment, launch, rules, uploads
 from core.errors import AnalysisError, InputError
 from tests.browser.server import free_port
 
@@ -38,8 +38,8 @@ def test_a_corpus_that_cannot_be_read_is_refused_before_the_server_starts(tmp_pa
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What the server would be started with; it is not."""
     arguments: list[str] = []
-    for name in (rules.AUDIENCE_VARIABLE, rules.MODEL_VARIABLE, rules.CORPUS_VARIABLE, rules.ADDRESS_VARIABLE):
-        monkeypatch.setenv(name, "")
+    for name in ("AUDIENCE", "MODEL", "CORPUS", "ADDRESS"):
+        monkeypatch.setenv(getattr(environment, f"{name}_VARIABLE"), "")
     monkeypatch.setattr("streamlit.web.cli.main", lambda: arguments.extend(sys.argv))
     monkeypatch.setattr(sys, "argv", [])
     yield arguments

@@ -11,7 +11,7 @@ import pytest
 import segno
 from streamlit.testing.v1 import AppTest
 
-from app import cache, rules, state, uploads
+from app import cache, environment, state, uploads
 from app.rules import Rules
 from app.state import Choice
 from app.views.join import qr_code
@@ -27,10 +27,10 @@ PUBLIC = Rules("public", "org/name", None, "http://192.168.1.5:8501")
 
 def serve(monkeypatch: pytest.MonkeyPatch, what: Rules) -> None:
     for variable, value in (
-        (rules.AUDIENCE_VARIABLE, what.audience),
-        (rules.MODEL_VARIABLE, what.model),
-        (rules.CORPUS_VARIABLE, what.corpus),
-        (rules.ADDRESS_VARIABLE, what.address),
+        (environment.AUDIENCE_VARIABLE, what.audience),
+        (environment.MODEL_VARIABLE, what.model),
+        (environment.CORPUS_VARIABLE, what.corpus),
+        (environment.ADDRESS_VARIABLE, what.address),
     ):
         monkeypatch.setenv(variable, value or "")
 

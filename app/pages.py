@@ -1,0 +1,66 @@
+"""The dashboard's pages, in the order of the method, and what stands around each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+from streamlit.navigation.page import StreamlitPage
+
+from app import cache, preload, sidebar, state, widgets
+from app.rules import rules
+from core.figures import Look, head
+
+LOGO = Path(__file__).with_name("logo.svg")
+
+
+def draw() -> None:
+    """One run of the script for one visitor."""
+    st.set_page_config(page_title="Headscope", page_icon=LOGO, layout="wide")
+    state.start()
+    chosen = st.navigation(_pages())
+    st.logo(LOGO, size="large")
+    widgets.style()
+    sidebar.draw()
+    state.publish()
+    if chosen.url_path:  # all but the first page show tables
+        preload.tables()
+    chosen.run()
+    state.publish()
+    preload.torch_behind()
+
+
+def _pages() -> dict[str, list[StreamlitPage]]:
+    pages = {
+        "Begin": [st.Page("views/learn.py", title="Learn", url_path="learn")],
+        "Look": [
+            st.Page("views/model.py", title="Model", url_path="model", default=True),
+            st.Page("views/encoding.py", title="Encoding", url_path="encoding"),
+        ],
+        "Change": [
+            st.Page("views/steering.py", title="Steering", url_path="steering"),
+            st.Page("views/samples.py", title="Samples", url_path="samples"),
+            st.Page("views/pruning.py", title="Pruning", url_path="pruning"),
+        ],
+        "Watch": [
+            st.Page("views/dynamics.py", title="Dynamics", url_path="dynamics"),
+            st.Page("views/compare.py", title="Compare", url_path="compare"),
+        ],
+        "About": [st.Page("views/method.py", title="Method", url_path="method")],
+    }
+    if rules().audience == "classroom":
+        pages["Begin"].append(st.Page("views/join.py", title="Join", url_path="join"))
+    return pages
+
+
+def read_ahead() -> None:
+    """Have what the first page shows at hand before a browser asks for it, where it was computed before."""
+    facts = cache.read_ahead(state.first_choice())
+    if facts is not None:  # plotly imports the parts of a figure when the first one is made
+        check = facts.check
+        head.agreement(check.max_logit_error, check.tolerance, check.half_precision_deviation, Look())
+
+
+def get_ready() -> None:
+    """Have what a class works with computed and loaded before anybody comes."""
+    cache.get_ready(state.first_choice())
