@@ -446,11 +446,19 @@ def steer(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bo
     return _steerer(choice, edits, direction).steer([edit.ratio for edit in edits], calibrate)
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
 def curves(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool) -> tuple[Curve, ...]:
     """Of every token, what its step does while the others stay: what the live sliders read off."""
-    found, steps = _steerer(choice, edits, direction), _steps(choice, edits, direction, calibrate)
-    return tuple(found.curve(place, steps, GRID) for place in range(len(edits)))
+    ids = tuple(edit.token_id for edit in edits)
+    steps = tuple(_steps(choice, edits, direction, calibrate).tolist())
+    return tuple(
+        _curve(choice, ids, direction, place, (*steps[:place], 0.0, *steps[place + 1 :])) for place in range(len(ids))
+    )
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _curve(choice: Choice, token_ids: tuple[int, ...], direction: str, place: int, steps: tuple[float, ...]) -> Curve:
+    """Its own step is not among what it depends on: moving the only slider costs nothing here."""
+    return steerer(choice, token_ids, direction).curve(place, np.array(steps), GRID)
 
 
 def _steps(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool) -> np.ndarray:

@@ -94,12 +94,12 @@ def knob_data(
             shown.append({"id": token_id, "token": visible(token), "before": p, "edit": place.get(token_id)})
     drawn: dict[str, Any] = {}
     if prompt is not None:
-        drawn["next"] = {"title": "The next token at the prompt", "summary": texts.next_token(prompt, look).summary}
+        drawn["next"] = {"title": "The next token at the prompt", "summary": texts.next_token_summary(prompt)}
     points = sweep_points(curves[0], steering)
     if points:
         chart = figures.sweep(points, steering, look)
         title = f"Realised against asked: {visible(steering.tokens[0].token)}"
-        chart.figure.update_layout(autosize=True, width=None)
+        chart.figure.layout.autosize = True
         figure = json.loads(chart.figure.to_json(engine="json"))
         now = len(chart.figure.data) - 1  # the trace of the current point
         drawn["range"] = {"title": title, "summary": chart.summary, "figure": figure, "edit": 0, "now": now}

@@ -10,7 +10,7 @@ import pandas as pd
 from plotly.subplots import make_subplots
 
 from core.figures import words
-from core.figures.look import LIGHT, Chart, Look, blank, count_axis, ratio_axis, template, token_axis
+from core.figures.look import LIGHT, Chart, Look, blank, count_axis, drawn, ratio_axis, template, token_axis
 
 if TYPE_CHECKING:
     from core.results import FewShotPoint
@@ -20,105 +20,123 @@ if TYPE_CHECKING:
 def asked_and_realised(steering: Steering, look: Look = LIGHT) -> Chart:
     """For every steered token: the ratio asked for, and the one realised on fitting text and on held-out text."""
     tokens = steering.tokens
-    table = pd.DataFrame(
+    columns = {
+        "id": [t.id for t in tokens],
+        "token": [t.token for t in tokens],
+        "asked": [t.target for t in tokens],
+        "realised": [t.realised for t in tokens],
+        "realised_held_out": [t.realised_held_out for t in tokens],
+        "max_ratio": [t.max_ratio for t in tokens],
+    }
+    at = list(range(len(tokens)))
+    traces = [
         {
-            "id": [t.id for t in tokens],
-            "token": [t.token for t in tokens],
-            "asked": [t.target for t in tokens],
-            "realised": [t.realised for t in tokens],
-            "realised_held_out": [t.realised_held_out for t in tokens],
-            "max_ratio": [t.max_ratio for t in tokens],
-        }
-    )
-    at = list(range(len(table)))
-    figure = blank(look, x="ratio of mean probability, after over before")
-    figure.add_scatter(
-        x=table["asked"],
-        y=at,
-        mode="markers",
-        name="asked",
-        marker={"symbol": "line-ns", "size": 26, "line": {"width": 3, "color": look.ink}},
-        hovertemplate="asked %{x:.4g}×<extra></extra>",
-    )
-    figure.add_scatter(
-        x=table["realised"],
-        y=at,
-        mode="markers",
-        name="fitting text",
-        marker={"symbol": "circle", "size": 11, "color": look.ours},
-        hovertemplate="fitting text %{x:.4g}×<extra></extra>",
-    )
-    figure.add_scatter(
-        x=table["realised_held_out"],
-        y=at,
-        mode="markers+text",
-        name="held-out text",
-        marker={"symbol": "diamond-open", "size": 15, "color": look.held_out, "line": {"width": 2.5}},
-        text=[f"   {words.ratio(v)}" for v in table["realised_held_out"]],
-        textposition="middle right",
-        textfont={"color": look.held_out},
-        hovertemplate="held-out text %{x:.4g}×<extra></extra>",
-    )
-    values = table[["asked", "realised", "realised_held_out"]].to_numpy().clip(1e-6, 1e6)
+            "type": "scatter",
+            "x": columns["asked"],
+            "y": at,
+            "mode": "markers",
+            "name": "asked",
+            "marker": {"symbol": "line-ns", "size": 26, "line": {"width": 3, "color": look.ink}},
+            "hovertemplate": "asked %{x:.4g}×<extra></extra>",
+        },
+        {
+            "type": "scatter",
+            "x": columns["realised"],
+            "y": at,
+            "mode": "markers",
+            "name": "fitting text",
+            "marker": {"symbol": "circle", "size": 11, "color": look.ours},
+            "hovertemplate": "fitting text %{x:.4g}×<extra></extra>",
+        },
+        {
+            "type": "scatter",
+            "x": columns["realised_held_out"],
+            "y": at,
+            "mode": "markers+text",
+            "name": "held-out text",
+            "marker": {"symbol": "diamond-open", "size": 15, "color": look.held_out, "line": {"width": 2.5}},
+            "text": [f"   {words.ratio(t.realised_held_out)}" for t in tokens],
+            "textposition": "middle right",
+            "textfont": {"color": look.held_out},
+            "hovertemplate": "held-out text %{x:.4g}×<extra></extra>",
+        },
+    ]
+    values = np.array([(t.target, t.realised, t.realised_held_out) for t in tokens]).clip(1e-6, 1e6)
     low, high = min(0.7, float(values.min()) / 1.5), max(1.4, float(values.max()) * 1.5)
-    figure.update_xaxes(**ratio_axis(low, high))
-    figure.update_yaxes(**token_axis(list(table["token"])))
-    figure.add_vline(x=1, line={"color": look.quiet, "width": 1, "dash": "dot"})
+    exact = {"type": "line", "x0": 1, "x1": 1, "xref": "x", "y0": 0, "y1": 1, "yref": "y domain"}
+    figure = drawn(
+        look,
+        traces,
+        x="ratio of mean probability, after over before",
+        xaxis=ratio_axis(low, high),
+        yaxis=token_axis([t.token for t in tokens]),
+        shapes=[{**exact, "line": {"color": look.quiet, "width": 1, "dash": "dot"}}],
+    )
     told = "; ".join(
         f"{t.token!r} asked {words.ratio(t.target)}, got {words.ratio(t.realised_held_out)} on held-out text"
         for t in tokens
     )
-    return Chart(figure, told + ".", table)
+    return Chart(figure, told + ".", columns)
 
 
 def sweep(points: Sequence[SweepPoint], steering: Steering, look: Look = LIGHT) -> Chart:
     """Realised against asked over the whole range, for the first token of the list; the current setting marked."""
-    table = pd.DataFrame([vars(p) for p in points])
+    columns: dict[str, list[float]] = {name: [getattr(point, name) for point in points] for name in vars(points[0])}
     token = steering.tokens[0]
-    figure = blank(look, x="ratio asked", y="ratio realised")
-    low, high = float(table["ratio"].min()), float(table["ratio"].max())
-    figure.add_scatter(
-        x=[low, high], y=[low, high], mode="lines", line={"color": look.quiet, "width": 1, "dash": "dot"}, name="exact"
-    )
+    asked, held_out = np.array(columns["ratio"]), np.array(columns["realised_held_out"])
+    low, high = float(asked.min()), float(asked.max())
+    exact = {"color": look.quiet, "width": 1, "dash": "dot"}
+    traces: list[dict[str, object]] = [
+        {"type": "scatter", "x": [low, high], "y": [low, high], "mode": "lines", "name": "exact", "line": exact}
+    ]
+    solid: dict[str, object] = {"color": look.ours, "width": 2}
+    dashed: dict[str, object] = {"color": look.held_out, "width": 2, "dash": "dash"}
     for column, name, line, marker in (
-        ("realised", "fitting text", {"color": look.ours, "width": 2}, {"size": 4}),
-        (
-            "realised_held_out",
-            "held-out text",
-            {"color": look.held_out, "width": 2, "dash": "dash"},
-            {"size": 8, "symbol": "diamond-open"},
-        ),
+        ("realised", "fitting text", solid, {"size": 4, "color": look.ours}),
+        ("realised_held_out", "held-out text", dashed, {"size": 8, "color": look.held_out, "symbol": "diamond-open"}),
     ):
-        figure.add_scatter(
-            x=table["ratio"],
-            y=table[column],
-            mode="lines+markers",
-            line=line,
-            marker={"color": line["color"], **marker},
-            name=name,
-            hovertemplate="asked %{x:.4g}×, got %{y:.4g}×<extra>" + name + "</extra>",
+        traces.append(
+            {
+                "type": "scatter",
+                "x": columns["ratio"],
+                "y": columns[column],
+                "mode": "lines+markers",
+                "line": line,
+                "marker": marker,
+                "name": name,
+                "hovertemplate": "asked %{x:.4g}×, got %{y:.4g}×<extra>" + name + "</extra>",
+            }
         )
-    figure.add_scatter(
-        x=[token.target],
-        y=[token.realised_held_out],
-        mode="markers+text",
-        marker={"size": 17, "symbol": "circle-open", "color": look.after, "line": {"width": 3}},
-        text=[f" now: {words.ratio(token.target)}"],
-        textposition="top left" if token.target >= 1 else "bottom right",
-        textfont={"color": look.after},
-        showlegend=False,
-        hovertemplate="now: asked %{x:.4g}×, got %{y:.4g}×<extra></extra>",
+    traces.append(
+        {
+            "type": "scatter",
+            "x": [token.target],
+            "y": [token.realised_held_out],
+            "mode": "markers+text",
+            "marker": {"size": 17, "symbol": "circle-open", "color": look.after, "line": {"width": 3}},
+            "text": [f" now: {words.ratio(token.target)}"],
+            "textposition": "top left" if token.target >= 1 else "bottom right",
+            "textfont": {"color": look.after},
+            "showlegend": False,
+            "hovertemplate": "now: asked %{x:.4g}×, got %{y:.4g}×<extra></extra>",
+        }
     )
-    values = table[["realised", "realised_held_out"]].to_numpy().clip(1e-6, 1e6)
-    figure.update_xaxes(**ratio_axis(low / 1.15, high * 1.15))
-    figure.update_yaxes(**ratio_axis(min(low, float(values.min())) / 1.15, max(high, float(values.max())) * 1.15))
-    error = np.abs(np.log(table["realised_held_out"] / table["ratio"]))
+    values = np.array([columns["realised"], columns["realised_held_out"]]).clip(1e-6, 1e6)
+    figure = drawn(
+        look,
+        traces,
+        x="ratio asked",
+        y="ratio realised",
+        xaxis=ratio_axis(low / 1.15, high * 1.15),
+        yaxis=ratio_axis(min(low, float(values.min())) / 1.15, max(high, float(values.max())) * 1.15),
+    )
+    error = np.abs(np.log(held_out / asked))
     summary = (
         f"Realised against asked ratio of {token.token!r} from {words.ratio(low)} to {words.ratio(high)}: "
-        f"on held-out text off by a factor of {words.number(float(np.exp(error.median())))} in the middle "
+        f"on held-out text off by a factor of {words.number(float(np.exp(np.median(error))))} in the middle "
         f"and {words.number(float(np.exp(error.max())))} at worst."
     )
-    return Chart(figure, summary, table)
+    return Chart(figure, summary, columns)
 
 
 COSTS = (

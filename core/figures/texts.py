@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from core.figures import words
-from core.figures.look import LIGHT, Chart, Look, blank, labels, token_axis
+from core.figures.look import LIGHT, Chart, Look, blank, drawn, labels, token_axis
 
 if TYPE_CHECKING:
     from core.results import NextToken, TokenCount
@@ -18,29 +18,24 @@ if TYPE_CHECKING:
 def next_token(choice: NextToken, look: Look = LIGHT) -> Chart:
     """The next-token distribution at a prompt, before and after, in pairs of bars."""
     before, after = choice.before, choice.after
-    table = pd.DataFrame(
+    columns = {
+        "id": choice.token_ids,
+        "token": list(choice.tokens),
+        "before": before,
+        "after": after,
+        "ratio": np.divide(after, before, out=np.full_like(after, np.nan), where=before > 0),
+        "steered": choice.steered,
+    }
+    at = np.arange(len(before))
+    bars = [
         {
-            "id": choice.token_ids,
-            "token": list(choice.tokens),
-            "before": before,
-            "after": after,
-            "ratio": np.divide(after, before, out=np.full_like(after, np.nan), where=before > 0),
-            "steered": choice.steered,
-        }
-    )
-    at = np.arange(len(table))
-    figure = blank(look, x="probability", height=max(look.height, round(len(table) * 2.6 * look.type_size) + 90))
-    for name, values, colour, shift, pattern in (
-        ("before", before, look.before, -0.19, ""),
-        ("after", after, look.after, 0.19, "/"),
-    ):
-        figure.add_bar(
-            y=at + shift,
-            x=values,
-            width=0.36,
-            orientation="h",
-            name=name,
-            marker={
+            "type": "bar",
+            "y": at + shift,
+            "x": values,
+            "width": 0.36,
+            "orientation": "h",
+            "name": name,
+            "marker": {
                 "color": colour,
                 "pattern": {
                     "shape": pattern,
@@ -50,30 +45,43 @@ def next_token(choice: NextToken, look: Look = LIGHT) -> Chart:
                     "fgcolor": look.paper,
                 },
             },
-            text=[words.percent(v) for v in values],
-            textposition="outside",
-            textfont={"color": colour, "size": look.type_size - 2},
-            cliponaxis=False,
-            constraintext="none",
-            hovertemplate="%{x:.6~%}<extra>" + name + "</extra>",
+            "text": [words.percent(v) for v in values],
+            "textposition": "outside",
+            "textfont": {"color": colour, "size": look.type_size - 2},
+            "cliponaxis": False,
+            "constraintext": "none",
+            "hovertemplate": "%{x:.6~%}<extra>" + name + "</extra>",
+        }
+        for name, values, colour, shift, pattern in (
+            ("before", before, look.before, -0.19, ""),
+            ("after", after, look.after, 0.19, "/"),
         )
-    axis = token_axis(list(table["token"]))
+    ]
+    axis = token_axis(list(choice.tokens))
     axis["ticktext"] = [
         f"<b>▸ {text}</b>" if steered else text
         for steered, text in zip(choice.steered, labels(choice.tokens), strict=True)
     ]
-    figure.update_yaxes(**axis, showgrid=False)
-    figure.update_xaxes(tickformat="~%", range=[0, 1.18 * float(max(before.max(), after.max()))])
-    told = [
-        f"{row.token!r} {words.percent(row.before)} to {words.percent(row.after)}"
-        for row in table[table["steered"]].itertuples()
-    ]
-    top = table.iloc[int(np.argmax(before))]
-    summary = (
-        f"Next token after the prompt, before and after the edit: {'; '.join(told) or 'nothing is steered'}. "
-        f"Most likely before: {top.token!r}, {words.percent(top.before)}."
+    figure = drawn(
+        look,
+        bars,
+        height=max(look.height, round(len(before) * 2.6 * look.type_size) + 90),
+        x="probability",
+        xaxis={"tickformat": "~%", "range": [0, 1.18 * float(max(before.max(), after.max()))]},
+        yaxis={**axis, "showgrid": False},
     )
-    return Chart(figure, summary, table)
+    return Chart(figure, next_token_summary(choice), columns)
+
+
+def next_token_summary(choice: NextToken) -> str:
+    """What `next_token` shows, in words."""
+    shown = zip(choice.tokens, choice.before.tolist(), choice.after.tolist(), choice.steered, strict=True)
+    told = [f"{token!r} {words.percent(p)} to {words.percent(q)}" for token, p, q, steered in shown if steered]
+    top = int(np.argmax(choice.before))
+    return (
+        f"Next token after the prompt, before and after the edit: {'; '.join(told) or 'nothing is steered'}. "
+        f"Most likely before: {choice.tokens[top]!r}, {words.percent(float(choice.before[top]))}."
+    )
 
 
 def sampled_counts(counts: Sequence[TokenCount], steps: int, look: Look = LIGHT) -> Chart:
