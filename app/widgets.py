@@ -149,14 +149,19 @@ def chart(item: Chart, key: str, title: str, *, alone: bool = False) -> None:
 
 @st.fragment
 def data(
-    table: Callable[[], pd.DataFrame], key: str, most: int = 200, *, picture: str = "", figure: go.Figure | None = None
+    table: Callable[[], pd.DataFrame],
+    key: str,
+    most: int = 200,
+    *,
+    picture: str = "",
+    figure: Callable[[], go.Figure] | None = None,
 ) -> None:
     """The numbers of a figure: the first rows to look at, all of them to download, and the figure as a file.
 
     Args:
         table: makes the numbers; called when somebody opens them.
         picture: title of the figure in the file; "" where there is no figure.
-        figure: the figure, where it is not the Plotly chart with this key.
+        figure: makes the figure, where it is not the Plotly chart with this key.
     """
     place = st.popover("Data and picture" if picture else "Data", key=f"{key}-data", on_change="rerun")
     if not place.open:
@@ -170,7 +175,7 @@ def data(
         with st.container(horizontal=True):
             download(found, key)
             if picture:
-                pictures(key, picture, state.look(), figure)
+                pictures(key, picture, state.look(), figure() if figure else None)
 
 
 @st.fragment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -14,7 +15,7 @@ from app.state import Choice
 from core import summary
 from core.encoding import Encoding
 from core.errors import HeadscopeError
-from core.figures import sentences, texts, words
+from core.figures import Chart, sentences, texts, words
 from core.figures import steering as figures
 from core.results import NextToken
 from core.steering import Steering, SweepPoint
@@ -122,6 +123,10 @@ def _numbers(
     steering: Steering, prompt: NextToken | None, data: dict[str, Any], points: tuple[SweepPoint, ...]
 ) -> None:
     """What the live figures show, in words and as tables."""
+
+    def show(chart: Callable[[], Chart], key: str, title: str) -> None:
+        widgets.data(lambda: chart().table, key, picture=title, figure=lambda: chart().figure)
+
     summaries = [html.escape(figure["summary"]) for figure in data["figures"].values()]
     if prompt is not None:
         summaries.append(
@@ -134,11 +139,9 @@ def _numbers(
             widgets.note(told)
         look, chosen = state.look(), str(state.chosen("prompt") or "")
         if prompt is not None:
-            chart = texts.next_token(prompt, look)
-            widgets.data(lambda: chart.table, "next", picture=f"The next token after “{chosen}”", figure=chart.figure)
+            show(lambda: texts.next_token(prompt, look), "next", f"The next token after “{chosen}”")
         if "range" in data["figures"]:
-            chart = figures.sweep(points, steering, look)
-            widgets.data(lambda: chart.table, "range", picture=data["figures"]["range"]["title"], figure=chart.figure)
+            show(lambda: figures.sweep(points, steering, look), "range", data["figures"]["range"]["title"])
 
 
 def _result(choice: Choice, steering: Steering, encoding: Encoding) -> None:
