@@ -10,10 +10,7 @@ queueing; Goyal, Vin and Cheng 1996), so that whoever asks for much waits for it
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import sys
 import threading
 import time
 from collections import OrderedDict, deque
@@ -34,8 +31,6 @@ WATCHING = 3.0
 """Seconds after which a page that no longer draws a job counts as gone."""
 MOST_WAITING = 100
 """Jobs in one line; more are refused."""
-NICENESS = 5
-"""Of threads that do jobs, above the server's own."""
 REMEMBERED = 8
 """Finished jobs of which the waiting time of others is guessed."""
 
@@ -202,7 +197,6 @@ class Lane:
                 del self._jobs[key]
 
     def _work(self) -> None:
-        _step_back()
         while True:
             with self._change:
                 while not self._queue:
@@ -215,13 +209,6 @@ class Lane:
             _run(job)
             if job.state == "done":
                 self._seconds.append(time.monotonic() - job.started)
-
-
-def _step_back() -> None:
-    """Let the threads that answer visitors go first where both want to compute. Linux knows priorities of threads."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _run(job: Job) -> None:
