@@ -22,6 +22,7 @@ from core.pruning.result import Pruning
 from core.results import DirectionRow
 from core.settings import Progress, no_progress
 from core.show import Shown
+from core.words import quoted
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
@@ -214,7 +215,7 @@ def read_data(folder: str | Path) -> tuple[Row, ...]:
 
     records = read_rows(folder)
     if not records:
-        raise InputError(f"There is no run in {str(folder)!r}: give the folder that headscope sweep wrote.")
+        raise InputError(f"There is no run in {quoted(str(folder))}: give the folder that headscope sweep wrote.")
     return tuple(_of_record(record) for record in records)
 
 

@@ -136,7 +136,9 @@ def _corpus(name: str, texts: tuple[str, ...], *, cut: bool, note: str = "") -> 
         raise InputError(f"The corpus {quoted(name)} holds no text: give one with at least a few hundred words.")
     if (only := _only_character(texts)) is not None:
         raise InputError(f"The corpus {quoted(name)} holds nothing but {quoted(only)}: give a text of words.")
-    digest = hashlib.sha256(b"cut" if cut else b"documents")
+    digest = hashlib.sha256(
+        b"cut, rest joined" if cut else b"documents"
+    )  # what was stored of other cuts is another corpus
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
@@ -264,7 +266,8 @@ def _blocks(pieces: list[np.ndarray], least: int) -> list[np.ndarray]:
         blocks[-1].append(piece)
         size += len(piece)
     if len(blocks) > 1 and size < least:
-        blocks[-2] += blocks.pop()
+        rest = blocks.pop()
+        blocks[-1] += rest
     return [np.concatenate(block) for block in blocks]
 
 
@@ -332,7 +335,7 @@ def _split(
     """Documents in a seeded order, each to the part that is behind its share, so both get whole documents."""
     if len(documents) < 2:
         raise AnalysisError(
-            f"The corpus {name!r} is one document of {sum(map(len, documents)):,} tokens, and one that fits and one that "
+            f"The corpus {quoted(name)} is one document of {sum(map(len, documents)):,} tokens, and one that fits and one that "
             f"judges are needed: give a longer text or a smaller --context (a block is {BLOCK_WINDOWS}×context tokens)."
         )
     parts: tuple[list[int], list[int]] = ([], [])
@@ -384,7 +387,9 @@ def plan_windows(
         for start in range(0, len(windows), batch):
             chunks.append(_chunk(windows[start : start + batch], held_out, first_token))
     if min(counts) < 16:
-        raise AnalysisError(f"The corpus {name!r} has only {sum(counts)} positions: a few hundred words are the least.")
+        raise AnalysisError(
+            f"The corpus {quoted(name)} has only {sum(counts)} positions: a few hundred words are the least."
+        )
     return Plan(tuple(chunks), counts[0], counts[1], len(parts[0]), len(parts[1]), note)
 
 

@@ -82,7 +82,7 @@ def times(symmetric: np.ndarray, vector: np.ndarray) -> np.ndarray:
 
 def blocks(matrix: np.ndarray, rows: np.ndarray, about: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """(place among the rows, those rows of the matrix minus `about` in fp64), some at a time, in one buffer."""
-    size = min(BLOCK_ROWS, len(rows))
+    size = max(1, min(BLOCK_ROWS, len(rows)))
     taken, centred = np.empty((size, matrix.shape[1]), matrix.dtype), np.empty((size, matrix.shape[1]))
     for start in range(0, len(rows), size):
         place = slice(start, min(start + size, len(rows)))
@@ -202,6 +202,8 @@ def cross_validated(system: System) -> float:
         mean_x, mean_y = -fold.sum_x / n, -fold.sum_y / n  # of the training rows, about the overall means
         gram = system.gram - fold.gram - n * np.outer(mean_x, mean_x)
         xy = system.xy - fold.xy - n * mean_x * mean_y
+        constant = gram.diagonal() <= RANK_TOLERANCE * system.gram.diagonal()  # varies in this fold alone
+        gram[constant], gram[:, constant], xy[constant] = 0.0, 0.0, 0.0
         weights = Solved(System(n, mean_x, mean_y, gram, xy, 0.0)).weights
         shift = mean_y - dot(mean_x, weights)
         sse += (

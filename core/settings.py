@@ -90,4 +90,5 @@ class Settings:
 
 def _check(option: str, value: object, fine: bool, allowed: str) -> None:
     if not fine:
-        raise InputError(f"{option} is {value}, but it must be {allowed}.")
+        shown = "".join(c if c.isprintable() else "?" for c in str(value))[:120]
+        raise InputError(f"{option} is {shown}, but it must be {allowed}.")

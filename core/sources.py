@@ -40,7 +40,7 @@ def parse_sources(sources: Sequence[str], *, local_paths: bool = True) -> list[P
     if any(place.step < 0 for place in places):
         unnamed = next(place for place in places if place.step < 0)
         raise InputError(
-            f"The step of {unnamed.name!r} is not in its name: call the folder step-N, or number all alike."
+            f"The step of {quoted(unnamed.name)} is not in its name: call the folder step-N, or number all alike."
         )
     places.sort(key=lambda place: place.step)
     for before, after in pairwise(places):

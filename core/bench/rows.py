@@ -23,6 +23,7 @@ from core.observe import hidden_sums, observe
 from core.settings import Progress, Settings, no_progress
 from core.steering import Edit, Steerer, edited_prompt
 from core.store import Store
+from core.words import quoted
 
 if TYPE_CHECKING:
     from core.model import LoadedModel
@@ -387,7 +388,7 @@ def measure(subject: Subject, names: Sequence[str] = ()) -> Iterable[Ratio]:
     """
     unknown = [name for name in names if name not in ROWS]
     if unknown:
-        raise InputError(f"There is no benchmark {unknown[0]!r}: choose from {', '.join(ROWS)}.")
+        raise InputError(f"There is no benchmark {quoted(unknown[0])}: choose from {', '.join(ROWS)}.")
     for place, name in enumerate(names or ROWS):
         subject.progress(f"Measuring {name}", place / len(names or ROWS))
         yield from ROWS[name](subject)

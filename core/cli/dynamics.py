@@ -11,6 +11,7 @@ import click
 from core.cli.group import cli
 from core.cli.shared import Telling, analysing, deliver, settings_of, table
 from core.errors import InputError
+from core.words import quoted
 
 
 @cli.command()
@@ -88,7 +89,7 @@ def _training(options: dict[str, Any]) -> Any:
     from core.train import SIZES
 
     if options["size"] not in SIZES:
-        raise InputError(f"--size is {options['size']}, but it must be one of {', '.join(SIZES)}.")
+        raise InputError(f"--size is {quoted(options['size'])}, but it must be one of {', '.join(SIZES)}.")
     names = ("steps", "vocab", "dim", "layers", "heads", "batch", "context", "held_out", "seed")
     return replace(SIZES[options["size"]], **{name: options[name] for name in names if options[name] is not None})
 

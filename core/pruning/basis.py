@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 RIDGE = 1e-6
 """Added to S and G, times their mean diagonal, wherever they are inverted."""
+SMALLEST = 1e-100
+"""A mean diagonal below this is that of a matrix of zeros."""
 TEMPER = 0.7
 """Power of alpha in the weighting of `rotated-tempered`."""
 BLOCK_ROWS = 4096
@@ -118,7 +120,8 @@ def token_covariance(head: Head, alpha: Float64[np.ndarray, "V"]) -> Float64[np.
 
 def ridged(matrix: Float64[np.ndarray, "d d"], share: float = RIDGE) -> Float64[np.ndarray, "d d"]:
     """A symmetric matrix made safely invertible: `share` of its mean diagonal is added to the diagonal."""
-    scale = max(float(np.trace(matrix)) / len(matrix), np.finfo(float).tiny)
+    scale = float(np.trace(matrix)) / len(matrix)
+    scale = scale if scale > SMALLEST else 1.0  # nothing to weigh by: all directions are alike
     return (matrix + matrix.T) / 2 + share * scale * np.eye(len(matrix))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core.errors import InputError
+from core.words import quoted
 
 DELETIONS = ("saliency", "random", "reverse", "std", "rms")
 """Dimensions leave one after another and the others stay as they are."""
@@ -23,7 +24,7 @@ def check_method(method: str) -> None:
         InputError: with the methods that do.
     """
     if method not in METHODS:
-        raise InputError(f"The method is {method!r}, but it must be one of {', '.join(METHODS)}.")
+        raise InputError(f"The method is {quoted(method)}, but it must be one of {', '.join(METHODS)}.")
 
 
 def check_removed(removed: float) -> None:

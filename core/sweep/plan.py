@@ -121,10 +121,11 @@ def read_plan(path: str | Path) -> Plan:
         if place.stat().st_size > LARGEST_PLAN:
             raise InputError(f"The plan {place.name!r} has more than {LARGEST_PLAN // 2**20} MB: that is no plan.")
         text = place.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"The plan {quoted(str(path))} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"The plan {place.name!r} is not UTF-8 text: save it as UTF-8.") from error
+    except (OSError, ValueError) as error:  # the latter where a name has NUL or half a character
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"The plan {quoted(str(path))} cannot be read: {why}.") from error
     return parse_plan(text, place.name)
 
 
@@ -158,7 +159,9 @@ def _known(table: dict[str, Any], allowed: set[str], where: str, name: str) -> N
     for key in table:
         if key not in allowed:
             inside = f" in [{where}]" if where else ""
-            raise InputError(f"The plan {name!r} has {key!r}{inside}, but what may stand there is {_listed(allowed)}.")
+            raise InputError(
+                f"The plan {name!r} has {quoted(key)}{inside}, but what may stand there is {_listed(allowed)}."
+            )
 
 
 def _listed(names: set[str]) -> str:
@@ -179,13 +182,13 @@ def _names(document: dict[str, Any], key: str, name: str) -> list[str]:
         )
     twice = next((each for place, each in enumerate(value) if each in value[:place]), None)
     if twice is not None:
-        raise InputError(f"In the plan {name!r} {key} has {twice!r} twice: name each once.")
+        raise InputError(f"In the plan {name!r} {key} has {quoted(twice)} twice: name each once.")
     return value
 
 
 def _shown(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return quoted(text, 80)[1:-1]
 
 
 def _table(document: dict[str, Any], key: str, kind: type[Any], name: str) -> Any:
@@ -221,7 +224,7 @@ def _with_revisions(models: list[str], revisions: list[str], name: str) -> dict[
         used |= versioned
         for each in [f"{model}@{revision}" for revision in revisions] if versioned else [model]:
             if each in places:
-                raise InputError(f"The plan {name!r} comes to {each!r} twice: name each model and revision once.")
+                raise InputError(f"The plan {name!r} comes to {quoted(each)} twice: name each model and revision once.")
             source = _model(each, name)
             places[each] = source.location if source.kind in ("folder", "gguf") else each
     if revisions and not used:
@@ -256,7 +259,7 @@ def _corpus(corpus: str, settings: Settings, tasks: Tasks, name: str) -> Corpus:
         raise InputError(f"In the plan {name!r}: {error}") from error
     if tasks.shards > 1:
         raise InputError(
-            f"In the plan {name!r} the corpus {corpus!r} cannot be observed in {tasks.shards} shards, for each machine "
+            f"In the plan {name!r} the corpus {quoted(corpus)} cannot be observed in {tasks.shards} shards, for each machine "
             "would sample another text: set shards = 1."
         )
     return Corpus(corpus, (), False, f"self:{count}:{settings.seed}")

@@ -19,6 +19,7 @@ from core import summary
 from core.encoding import Encoding
 from core.errors import InputError
 from core.sweep.plan import Run
+from core.words import quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +60,7 @@ def write_row(folder: Path, row: Row) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise InputError(f"{str(folder)!r} cannot be written: {error.strerror or error}.") from error
+        raise InputError(f"{quoted(str(folder))} cannot be written: {error.strerror or error}.") from error
 
 
 def read_row(folder: Path, key: str) -> Row | None:
@@ -75,7 +76,7 @@ def read_rows(folder: str | Path) -> list[Row]:
     """
     place = Path(folder).expanduser()
     if not place.is_dir():
-        raise InputError(f"There is no folder {str(folder)!r}: give the one that headscope sweep wrote.")
+        raise InputError(f"There is no folder {quoted(str(folder))}: give the one that headscope sweep wrote.")
     rows = [row for path in sorted(place.glob("run-*.parquet")) if (row := _read(path)) is not None]
     return sorted(rows, key=lambda row: (row["corpus"], row["model"]))
 
