@@ -1,17 +1,18 @@
 """A prompt in a model's chat template: a small program in Jinja that comes with the model, so it is kept on a short lead.
 
-transformers runs it in Jinja's immutable sandbox, where it reaches neither files nor Python's objects. Here its time is
-bounded too, and so is what it may make of a prompt; whatever goes wrong in it is one sentence.
+It runs in a process of its own (`core.model.template`), in Jinja's immutable sandbox, where it reaches neither files nor
+Python's objects, and with bounded time and memory; so is what it may make of a prompt. Whatever goes wrong in it is one
+sentence.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
+import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.errors import AnalysisError
 from core.words import quoted
@@ -19,8 +20,11 @@ from core.words import quoted
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SECONDS = 5.0
-"""That a template may take; real ones take milliseconds."""
+PROGRAM = Path(__file__).with_name("template.py")
+SECONDS = 5
+"""Of a processor that a template may take; real ones take milliseconds."""
+PATIENCE = 30.0
+"""Seconds until an answer has to be there, however busy the machine is."""
 MOST_ADDED = 50_000
 """Characters that a template may put around a prompt."""
 
@@ -31,35 +35,49 @@ def in_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, name: str) -> str:
     Raises:
         AnalysisError: the template of the model `name` fails, takes too long or does not come to an end.
     """
+    try:
+        template = str(tokenizer.get_chat_template())
+    except Exception as error:  # several templates and none of them the usual one
+        raise _refusal(name, str(error)) from error
+    try:
+        return _render(template, prompt, json.dumps(tokenizer.special_tokens_map), SECONDS)
+    except _NoText as error:
+        raise _refusal(name, str(error)) from error
+
+
+class _NoText(Exception):
+    """Why a template makes nothing of a prompt."""
+
+
+@lru_cache(maxsize=64)
+def _render(template: str, prompt: str, tokens: str, seconds: int) -> str:
+    """What the template makes of a prompt, or `_NoText`. `tokens`: the special ones by name, as JSON."""
     turns = [{"role": "user", "content": prompt}]
+    variables = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": True}
+    asked = {
+        "template": template,
+        "variables": variables | json.loads(tokens),
+        "seconds": seconds,
+        "most": len(prompt) + MOST_ADDED,
+    }
     try:
-        with _within(SECONDS):
-            text = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # a template can fail in any way
-        why = "it takes too long" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
-        raise AnalysisError(
-            f"The chat template of {name} cannot be applied ({quoted(why)[1:-1]}): switch the chat format off."
-        ) from error
-    if len(text) > len(prompt) + MOST_ADDED:
-        raise AnalysisError(
-            f"The chat template of {name} makes {len(text):,} characters of {len(prompt):,}: switch the chat format off."
+        done = subprocess.run(
+            [sys.executable, "-I", str(PROGRAM)],
+            input=json.dumps(asked).encode(),
+            capture_output=True,
+            timeout=PATIENCE,
         )
-    return text
+        answer = json.loads(done.stdout)
+    except subprocess.TimeoutExpired as error:
+        raise _NoText("it takes too long") from error
+    except ValueError as error:  # ended by the system
+        raise _NoText("it takes too long or too much memory") from error
+    if "text" not in answer:
+        raise _NoText(answer["error"])
+    return str(answer["text"])
 
 
-@contextlib.contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raises `TimeoutError` in whatever Python code runs inside for longer, in this thread."""
-    end = time.monotonic() + seconds
-
-    def trace(frame: FrameType, event: str, value: Any) -> Any:
-        if time.monotonic() > end:
-            raise TimeoutError
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
+def _refusal(name: str, why: str) -> AnalysisError:
+    return AnalysisError(
+        f"The chat template of {name} cannot be applied ({quoted(why)[1:-1]}): switch the chat format off."
+    )
