@@ -173,8 +173,9 @@ OF_THE_CHOICE = ("model", "corpus", "positions", "seed")
 def start() -> None:
     """At the beginning of every run: a new session takes over what its URL says; bad values fall back in silence."""
     if "session" in st.session_state:
-        if st.session_state.get("model") is None:  # a run that was cut short may lose the value of a field
-            st.session_state["model"] = st.session_state.get("last-model")
+        for key in OF_THE_CHOICE:  # a run that was cut short may lose the value of a field
+            if st.session_state.get(key) is None and f"last-{key}" in st.session_state:
+                st.session_state[key] = st.session_state[f"last-{key}"]
         return
     st.session_state["session"] = uuid.uuid4().hex
     st.session_state["history"] = []
@@ -182,8 +183,10 @@ def start() -> None:
     for key, (default, read, _) in _FIELDS.items():
         st.session_state[key] = default
         if key in st.query_params:
-            with contextlib.suppress(ValueError, InputError):
+            try:
                 st.session_state[key] = read(st.query_params[key])
+            except (ValueError, InputError):
+                st.session_state.setdefault("unread", {})[key] = st.query_params[key][:40]
     allowed = rules()
     if allowed.fixed is not None:  # whatever the address says
         model, corpus = allowed.fixed
@@ -217,7 +220,9 @@ def model_chosen() -> None:
 
 def publish() -> None:
     """Write what differs from the defaults into the URL; positions always, since their default depends on the model."""
-    st.session_state["last-model"] = st.session_state.get("model")
+    for key in OF_THE_CHOICE:
+        if key == "model" or st.session_state.get(key) is not None:  # a model alone can be taken back
+            st.session_state[f"last-{key}"] = st.session_state.get(key)
     fixed = rules().fixed is not None
     defaults = {key: field[0] for key, field in _FIELDS.items()} | {"positions": None}
     if rules().named_corpus:
@@ -250,7 +255,7 @@ def choice() -> Choice | None:
     get = st.session_state.get
     name = (get("model") or "").strip()
     corpus = (get("corpus") or "sampler").strip()
-    return Choice(name, corpus, get("positions", 16384), int(get("seed") or 0)) if name else None
+    return Choice(name, corpus, get("positions") or _positions_of(name), int(get("seed") or 0)) if name else None
 
 
 def first_choice() -> Choice:
@@ -482,7 +487,13 @@ def step_of_run(steps: list[int]) -> int:
 
 def fraction_moved() -> None:
     """Callback of the slider of the page Pruning."""
+    st.session_state.get("unread", {}).pop("removed", None)
     st.session_state["removed"] = st.session_state["removed-slider"]
+
+
+def unread(key: str) -> str | None:
+    """What the address said for a field, where it could not be taken over; None where it could."""
+    return st.session_state.get("unread", {}).get(key)
 
 
 def keep_fraction(fractions: tuple[float, ...]) -> float:

@@ -48,8 +48,9 @@ STYLE = """
 .st-key-compare-status {min-height: 3.6rem; justify-content: center;}
 .st-key-lesson-bar {padding-top: .9rem;}
 .hs-progress {display: flex; gap: .9rem; align-items: center; margin: 0; white-space: nowrap;}
-@media (max-width: 640px) {.hs-dots, .hs-progress .hs-quiet {display: none !important;}}
-.hs-dots {display: inline-flex; gap: .35rem;}
+@media (max-width: 640px) {.hs-dots, .hs-progress .hs-quiet {display: none !important;}
+  .stButtonGroup button {padding-inline: .55rem;}}
+.hs-dots {display: inline-flex; gap: .55rem;}
 .hs-dot {width: .7rem; height: .7rem; border-radius: 50%; border: 2px solid currentColor; opacity: .45;}
 .hs-dot-right {background: currentColor;}
 .hs-dot-now {opacity: 1; outline: 2px solid currentColor; outline-offset: 2px;}
@@ -60,7 +61,8 @@ STYLE = """
 .hs-wrong {border-color: HS_WARNING;} .hs-wrong::before {content: "→ "; font-weight: 700;}
 .hs-join {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 2rem; align-items: center;
   font-size: 1.5rem; line-height: 1.6;}
-.hs-join svg {width: 100%; max-width: 30rem; height: auto; display: block;}
+.hs-join li {font-size: 1.5rem; line-height: 1.6;}
+.hs-join img {width: 100%; max-width: 30rem; height: auto; display: block; image-rendering: pixelated;}
 .hs-join b {display: block; font-size: 2rem; overflow-wrap: anywhere;}
 """
 
@@ -72,10 +74,10 @@ def style() -> None:
     """The page's own style sheet, in the colours of the theme that is shown."""
     look = state.look()
     sheet = STYLE + pairs.STYLE
-    for name in ("after", "before", "ours", "warning", "held_out"):
+    for name in ("after_text", "after", "before", "ours", "warning", "held_out"):
         sheet = sheet.replace(f"HS_{name.upper()}", getattr(look, name))
     if look.dark:
-        sheet += 'button[kind^="primary"], button[kind^="primary"] p {color: #0B1118 !important;}'
+        sheet += 'button[kind^="primary"]:enabled, button[kind^="primary"]:enabled p {color: #0B1118 !important;}'
     if look.type_size >= 20:
         # the smallest text is 0.875 of it
         sheet += "html {font-size: 23px;} .knob-value {font-size: .875rem;} .hs-chip {font-size: 1em;}"
@@ -147,7 +149,6 @@ def chart(item: Chart, key: str, title: str, *, alone: bool = False) -> None:
     st.plotly_chart(item.figure, key=key, theme=None, config=config, alt=item.summary, height=height)
 
 
-@st.fragment
 def data(
     table: Callable[[], pd.DataFrame],
     key: str,
@@ -163,6 +164,14 @@ def data(
         picture: title of the figure in the file; "" where there is no figure.
         figure: makes the figure, where it is not the Plotly chart with this key.
     """
+    with st.container(width="content"):  # a fragment alone would take the whole rest of the line
+        _data(table, key, most, picture, figure)
+
+
+@st.fragment
+def _data(
+    table: Callable[[], pd.DataFrame], key: str, most: int, picture: str, figure: Callable[[], go.Figure] | None
+) -> None:
     place = st.popover("Data and picture" if picture else "Data", key=f"{key}-data", on_change="rerun")
     if not place.open:
         return

@@ -288,7 +288,11 @@ def page(found: Report, look: Look = LIGHT) -> str:
     figures = [chart.figure for section in found.sections for _, chart in section.charts]
     drawn = ",".join(_safe(figure.to_json()) for figure in figures)
     sheet = (Path(__file__).with_name("report.css")).read_text("utf-8") + pairs.STYLE
-    for place, colour in (("HS_BEFORE", look.before), ("HS_AFTER", look.after)):
+    for place, colour in (
+        ("HS_BEFORE", look.before),
+        ("HS_AFTER_TEXT", look.after_text),
+        ("HS_AFTER", look.after),
+    ):
         sheet = sheet.replace(place, colour)
     number = 0
     parts = []

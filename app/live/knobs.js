@@ -179,7 +179,7 @@ class Knobs {
     // two bars a token, before and after; plain boxes, since these are redrawn at the rate of the screen
     const { data, next } = this;
     next.body.replaceChildren();
-    for (const side of ["before", "after"]) next.body.style.setProperty(`--${side}`, data.colours[side]);
+    for (const side of ["before", "after", "after-text"]) next.body.style.setProperty(`--${side}`, data.colours[side]);
     const key = this.make("p", "knob-key", next.body);
     for (const side of ["before", "after"]) {
       this.make("span", `knob-bar knob-${side}`, key);

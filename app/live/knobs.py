@@ -111,7 +111,7 @@ def knob_data(
         "shift": shift,
         "calibrated": steering.calibrated,
         "figures": drawn,
-        "colours": {"before": look.before, "after": look.after},
+        "colours": {"before": look.before, "after": look.after, "after-text": look.after_text},
         "plotly": PLOTLY_URL,
     }
 

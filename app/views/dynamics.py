@@ -199,7 +199,7 @@ def _tokens(found: Dynamics) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.markdown("**Which tokens are learned early, and which late?**")
         widgets.data(lambda: figures.learned_table(found), "learned")
-    for title, table in (("First", early), ("Last or never", late)):
+    for title, table in (("First, with the step", early), ("Last or never", late)):
         chips = [
             f"{widgets.chip(str(row.token), int(row.id))} {_when(int(row.learned_at_step))}"
             for row in table.itertuples()

@@ -20,7 +20,7 @@ def page() -> None:
     address = state.reached_at(rules().address) + FIRST_PAGE
     shown = html.escape(address.removeprefix("http://"))
     st.html(
-        f'<div class="hs-join"><div role="img" aria-label="QR code of {html.escape(address)}">{qr_code(address)}</div>'
+        f'<div class="hs-join"><img alt="QR code of {html.escape(address)}" src="{qr_code(address)}">'
         f"<ol><li>Join the network that this computer is in.</li><li>Point your camera at the code, or open"
         f"<b>{shown}</b></li></ol></div>"
     )
@@ -31,9 +31,8 @@ def page() -> None:
 
 
 def qr_code(text: str) -> str:
-    """A QR code as an SVG that stands in the page; black on white in both themes, or cameras do not read it."""
-    code = segno.make(text, error="m", micro=False)
-    return code.svg_inline(scale=1, border=3, dark="#000", light="#fff", omitsize=True)
+    """A QR code as the address of a picture, for `st.html` drops an SVG; black on white, or cameras do not read it."""
+    return segno.make(text, error="m", micro=False).png_data_uri(scale=12, border=3, dark="#000", light="#fff")
 
 
 if __name__ == "__main__":

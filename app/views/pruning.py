@@ -54,6 +54,11 @@ def _bench(choice: Choice, encoding: Encoding, found: tuple[Pruning, ...]) -> No
     removed = _fraction()
     method = best_method(found, removed)
     with place:
+        if (asked := state.unread("removed")) is not None:
+            widgets.problem(
+                f"The address asks for {asked!r} of the dimensions to go, but that has to be a number from 0 to 0.99: "
+                f"{100 * removed:.0f} % is shown."
+            )
         widgets.say(sentences.pruning(found, method, removed))
         handout.draw(
             "pruning", choice, lambda: summary.prune(found, model=choice.model), encoding, report=False, edits=(),
@@ -113,16 +118,24 @@ def _methods(found: tuple[Pruning, ...], first: str) -> list[str]:
 
 def _threshold(found: tuple[Pruning, ...]) -> None:
     """How much can go while the top prediction stays often enough."""
-    least = st.number_input(
-        "The top prediction has to stay in (% of contexts)", 1, 100, 90, key="prune-least", persist_state="session",
-        help="The largest fraction is read off the measured curve, on a straight line between its points.",
-    )  # fmt: skip
-    told = sorted(((largest_removable(each.points, least / 100), each.method) for each in found), reverse=True)
-    widgets.note(
-        "So much can go: "
-        + "; ".join(f"{html.escape(figures.name_of(method))} <b>{words.percent(share)}</b>" for share, method in told)
-        + "."
-    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        least = st.number_input(
+            "The top prediction has to stay in (% of contexts)", 1, 100, 90, key="prune-least", persist_state="session",
+            help="The largest fraction is read off the measured curve, on a straight line between its points.", width=360,
+        )  # fmt: skip
+        shares = {each.method: largest_removable(each.points, least / 100) for each in found}
+        widgets.data(lambda: figures.removable_table(shares), "removable")
+    first = max(shares, key=lambda method: shares[method])
+    told = [
+        f"<b>{words.percent(shares[method])}</b> {name}"
+        for method, name in (
+            (first, f"with {html.escape(figures.name_of(first))}"),
+            ("saliency", "in the paper's order"),
+            ("random", "at random"),
+        )
+        if method in shares
+    ]
+    widgets.note(f"So much can go then: {', '.join(told)}.")
 
 
 def _texts(choice: Choice, methods: list[str], removed: float) -> None:

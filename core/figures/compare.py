@@ -68,7 +68,7 @@ def fit(rows: Sequence[Row], look: Look = LIGHT) -> Chart:
     """R² of every row, on what was fitted and on what was not."""
     told = names(rows)
     at = list(range(len(rows)))
-    figure = blank(look, x="R²: share of the variance of −log α that a line explains", height=_height(rows, look))
+    figure = blank(look, x="R²: share of −log α that a line explains", height=_height(rows, look))
     for name, colour, symbol, size, values in (
         ("fitted tokens", look.ours, "circle", 13, [row.r2 for row in rows]),
         ("held-out tokens", look.held_out, "diamond-open", 13, [row.r2_held_out_tokens for row in rows]),
@@ -78,8 +78,8 @@ def fit(rows: Sequence[Row], look: Look = LIGHT) -> Chart:
             x=values,
             y=at,
             mode="markers+text" if name == "held-out text" else "markers",
-            text=[f"   {words.number(v)}" if np.isfinite(v) else "" for v in values],
-            textposition="middle right",
+            text=[words.number(v) if np.isfinite(v) else "" for v in values],
+            textposition="top center",
             textfont={"color": look.held_out},
             marker={"symbol": symbol, "size": size, "color": colour, "line": {"width": 2.5, "color": colour}},
             name=name,

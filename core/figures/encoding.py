@@ -195,6 +195,8 @@ def sparsity(encoding: Encoding, look: Look = LIGHT) -> Chart:
         text=f"effective number {words.number(encoding.effective_dims)} ",
         showarrow=False,
         font={"color": look.quiet},
+        bgcolor=look.paper,
+        opacity=0.9,
     )
     figure.update_xaxes(**count_axis(1, len(encoding.weights)))
     figure.update_yaxes(range=[min(0.0, max(-0.5, float(table[["r2_refitted", "r2_kept"]].min().min()))) - 0.02, 1.02])
@@ -275,7 +277,7 @@ def output_space(encoding: Encoding, look: Look = LIGHT) -> Chart:
             "reversescale": not look.dark,
             "colorbar": {
                 "title": {
-                    "text": "probability<br>percentile",
+                    "text": "probability<br>percentile<br> ",
                     "font": {"color": look.quiet, "size": look.type_size - 1},
                 },
                 "thickness": 10,

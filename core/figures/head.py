@@ -23,6 +23,7 @@ def agreement(
             marker={"size": 13, "color": colour, "symbol": symbol, "line": {"width": 2, "color": colour}},
             text=["  " + ("exactly equal" if value == 0 else words.number(value, 2))],
             textposition="middle right",
+            cliponaxis=False,
             hovertemplate=f"{name}: {value:.3g}<extra></extra>",
             showlegend=False,
         )
@@ -59,7 +60,7 @@ def parameter_share(head: int, total: int, tied: bool, look: Look = LIGHT) -> Ch
             name=f"{name}: {words.quantity(count)}",
             hovertemplate=f"{name}: {count:,}<extra></extra>",
         )
-    figure.update_layout(barmode="stack")
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
     figure.update_yaxes(visible=False)
     figure.update_xaxes(showgrid=False)
     summary = (

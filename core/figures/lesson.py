@@ -123,7 +123,7 @@ def kept_dimensions(encoding: Encoding, look: Look, kept: int) -> Chart:
         marker={"size": 15, "color": look.after, "line": {"color": look.paper, "width": 2}},
         text=[f"<b>{words.number(point.r2_refitted)}</b>"],
         textposition="bottom right" if kept < 0.6 * len(encoding.weights) else "bottom left",
-        textfont={"color": look.after},
+        textfont={"color": look.after_text},
         hovertemplate="%{x:,} dimensions: R² %{y:.3f}<extra></extra>",
         showlegend=False,
     )

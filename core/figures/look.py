@@ -74,6 +74,11 @@ class Look:
         return "#F28C38" if self.dark else "#D55E00"
 
     @property
+    def after_text(self) -> str:
+        """The colour `after` for words and numbers: dark enough to be read in small type (contrast 5.0 on white)."""
+        return self.after if self.dark else "#B85000"
+
+    @property
     def held_out(self) -> str:
         return "#2DBE9C" if self.dark else "#00836A"
 

@@ -12,13 +12,13 @@ STYLE = """
 .hs-pair {display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: .4rem 2rem;
   border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent); padding: .7rem 0;}
 .hs-pair div {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6;}
-.hs-pair h4 {font-size: .85rem; font-weight: 600; margin: 0; padding: 0 0 .2rem 0;}
-.hs-before h4 {color: HS_BEFORE;} .hs-after h4 {color: HS_AFTER;}
+.hs-pair .hs-side {font-size: .85rem; font-weight: 600; margin: 0; padding: 0 0 .2rem 0;}
+.hs-before .hs-side {color: HS_BEFORE;} .hs-after .hs-side {color: HS_AFTER_TEXT;}
 .hs-changed {background: color-mix(in srgb, HS_AFTER 11%, transparent);}
 .hs-changed-before {background: color-mix(in srgb, HS_BEFORE 16%, transparent);}
 .hs-steered {background: color-mix(in srgb, HS_AFTER 26%, transparent); box-shadow: inset 0 -2px 0 HS_AFTER;}
 """
-"""Of pairs and steered chips; HS_BEFORE and HS_AFTER stand for the colours of a `Look`."""
+"""Of pairs and steered chips; HS_BEFORE, HS_AFTER and HS_AFTER_TEXT stand for the colours of a `Look`."""
 
 
 def pair(
@@ -54,7 +54,7 @@ def _side(
     kind = "hs-changed" if side == "after" else "hs-changed-before"
     changed = "".join(parts[first:])
     marked = f'<span class="{kind}">{changed}</span>' if changed else ""
-    return f'<div class="hs-{side}"><h4>{title}</h4>{"".join(parts[:first])}{marked}</div>'
+    return f'<div class="hs-{side}"><p class="hs-side">{title}</p>{"".join(parts[:first])}{marked}</div>'
 
 
 def _readable(text: str) -> str:

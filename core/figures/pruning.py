@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,18 +23,18 @@ MEASURES = {
 """What a curve can show, and its axis."""
 
 NAMES = {
-    "saliency": "paper's order (saliency)",
+    "saliency": "paper's order",
     "random": "random order",
     "reverse": "most salient first",
     "std": "least spread first",
     "rms": "least rms first",
-    "compensated": "paper's order, compensated",
-    "greedy": "greedy, compensated",
-    "rotated": "rotated (Fisher)",
+    "compensated": "compensated",
+    "greedy": "greedy",
+    "rotated": "rotated, Fisher",
     "rotated-unweighted": "rotated, unweighted",
     "rotated-tempered": "rotated, tempered",
 }
-"""How figures and sentences call the methods; others by their own name."""
+"""How figures and sentences call the methods, short enough for two columns on a phone; others by their own name."""
 
 
 def name_of(method: str) -> str:
@@ -46,6 +46,12 @@ def points_table(found: Sequence[Pruning]) -> pd.DataFrame:
     names = ("method", "removed", "dims", "kl", "kl_low", "kl_high", "js", "top1_agreement", "top1_low", "top1_high")
     more = ("perplexity", "perplexity_ratio")
     return pd.DataFrame([{n: getattr(p, n) for n in (*names, *more)} for each in found for p in each.points])
+
+
+def removable_table(shares: Mapping[str, float]) -> pd.DataFrame:
+    """How much can go by each method, most first. `shares`: method to fraction."""
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    return pd.DataFrame([{"method": name_of(m), "can go (%)": 100 * share} for m, share in ranked])
 
 
 def curves(
@@ -76,10 +82,16 @@ def curves(
             if point is not None and each.method in (best, "saliency"):
                 value = scale * float(getattr(point, measure))
                 figure.add_scatter(
-                    x=[100 * current], y=[value], mode="markers+text", showlegend=False, hoverinfo="skip",
+                    x=[100 * current], y=[value], mode="markers", showlegend=False, hoverinfo="skip",
                     marker={"size": 13, "symbol": "circle-open", "color": _line(each.method, best, look)["color"],
                             "line": {"width": 3}},
-                    text=[f"  {words.number(value)}"], textposition="top right",
+                )  # fmt: skip
+                # on the side of the line where the curve is lower, if there is room
+                left = current > (0.75 if measure == "top1_agreement" else 0.12)
+                figure.add_annotation(
+                    x=100 * current, y=value if measure == "top1_agreement" else np.log10(max(value, 1e-12)),
+                    text=f"<b>{words.number(value)}</b>", showarrow=False, xanchor="right" if left else "left",
+                    xshift=-10 if left else 10, yshift=12, bgcolor=look.paper, opacity=0.9, borderpad=1,
                 )  # fmt: skip
     if measure in ("kl", "js"):
         values = [v for each in found for p in each.points if p.removed > 0 and (v := getattr(p, measure)) > 1e-5]
@@ -91,7 +103,11 @@ def curves(
         values = [getattr(p, measure) for each in found for p in each.points]
         most = max(values, default=2.0) * 1.2
         figure.update_yaxes(**count_axis(0.9, most), range=[float(np.log10(0.9)), float(np.log10(min(most, 1e3)))])
-    figure.update_layout(meta={"removed": current, "measure": measure})
+    figure.update_layout(
+        meta={"removed": current, "measure": measure},
+        # two columns on a phone, where a column of names would take the place of the curves
+        legend={"entrywidth": 7 * look.type_size, "font": {"size": look.type_size - 2}},
+    )
     told = [
         f"{name_of(each.method)} {words.number(scale * float(getattr(point, measure)))}"
         for each in found
@@ -157,7 +173,8 @@ def leaving(found: Pruning, encoding: Encoding, removed: float, look: Look = LIG
             getattr(figure, f"update_{axis}axes")(**count_axis(low, high), range=[np.log10(low), np.log10(high)])
     table = pd.DataFrame({"dim": np.arange(encoding.dim), "weight": encoding.weights, "std": spread,
                           "saliency": encoding.saliency, "kept_share": share})  # fmt: skip
-    told = f"{int(gone.sum()):,} of {encoding.dim:,} dimensions keep less than half of their mean square."
+    how = "go" if set(np.unique(share)) <= {0.0, 1.0} else "keep less than half of their mean square"
+    told = f"{int(gone.sum()):,} of {encoding.dim:,} dimensions {how}."
     return Chart(figure, told, table)
 
 

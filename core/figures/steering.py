@@ -58,6 +58,7 @@ def asked_and_realised(steering: Steering, look: Look = LIGHT) -> Chart:
             "text": [f"   {words.ratio(t.realised_held_out)}" for t in tokens],
             "textposition": "middle right",
             "textfont": {"color": look.held_out},
+            "cliponaxis": False,
             "hovertemplate": "held-out text %{x:.4g}×<extra></extra>",
         },
     ]
@@ -70,6 +71,7 @@ def asked_and_realised(steering: Steering, look: Look = LIGHT) -> Chart:
         x="ratio of mean probability, after over before",
         xaxis=ratio_axis(low, high),
         yaxis=token_axis([t.token for t in tokens]),
+        margin={"r": 44},  # for the number beside the last mark on a narrow screen
         shapes=[{**exact, "line": {"color": look.quiet, "width": 1, "dash": "dot"}}],
     )
     told = "; ".join(
@@ -116,7 +118,7 @@ def sweep(points: Sequence[SweepPoint], steering: Steering, look: Look = LIGHT) 
             "marker": {"size": 17, "symbol": "circle-open", "color": look.after, "line": {"width": 3}},
             "text": [f" now: {words.ratio(token.target)}"],
             "textposition": "top left" if token.target >= 1 else "bottom right",
-            "textfont": {"color": look.after},
+            "textfont": {"color": look.after_text},
             "showlegend": False,
             "hovertemplate": "now: asked %{x:.4g}×, got %{y:.4g}×<extra></extra>",
         }

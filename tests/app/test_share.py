@@ -68,12 +68,12 @@ def in_python(code: str, wanted: str) -> Any:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def close(found: Any, expected: Any) -> None:
-    """The same names and texts, and numbers equal to nine digits."""
+def close(found: Any, expected: Any, rel: float = 1e-9) -> None:
+    """The same names and texts, and numbers equal to nine digits if nothing else is said."""
     assert json_leaves(found).keys() == json_leaves(expected).keys()
     for path, value in json_leaves(expected).items():
         if isinstance(value, float):
-            assert json_leaves(found)[path] == pytest.approx(value, rel=1e-9, abs=1e-12), path
+            assert json_leaves(found)[path] == pytest.approx(value, rel=rel, abs=1e-3 * rel), path
         else:
             assert json_leaves(found)[path] == value, path
 

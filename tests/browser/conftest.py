@@ -34,6 +34,22 @@ def server(smollm2_files: ModelFiles, cache_folder: Path, tmp_path_factory: pyte
 
 
 @pytest.fixture(scope="package")
+def demo(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A dashboard that has nothing but what comes with Headscope."""
+    folder = tmp_path_factory.mktemp("demo")
+    with running_app(folder / "cache", folder / "server.log") as running:
+        yield running
+    assert running.tracebacks() == ""
+
+
+@pytest.fixture
+def guest(browser: Browser, demo: Server) -> Iterator[NewPage]:
+    """Opens a page of another person on the bundled model at every call."""
+    with ExitStack() as open_pages:
+        yield lambda **options: open_pages.enter_context(visitor(browser, demo.url, **options))
+
+
+@pytest.fixture(scope="package")
 def browser(chromium_path: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path, args=list(ARGUMENTS))

@@ -113,3 +113,21 @@ def charts(page: Page) -> list[Any]:
 def text_of(page: Page) -> str:
     """The visible text of the page, blanks made single."""
     return re.sub(r"\s+", " ", page.locator("[data-testid=stMain]").inner_text())
+
+
+def plain(text: str) -> str:
+    """A text with ordinary blanks."""
+    return text.replace("\u00a0", " ")
+
+
+def sentence(page: Page) -> str:
+    """The page's one sentence."""
+    return plain(page.locator(".hs-sentence").first.inner_text())
+
+
+def goto(page: Page, title: str) -> None:
+    """Change to another page by its link, without loading the dashboard anew."""
+    page.get_by_role("link", name=title, exact=True).click()
+    page.wait_for_url(re.compile(rf"/{title.lower()}\b" if title != "Model" else r"//[^/]+/(\?|$)"))
+    page.get_by_role("heading", level=1).wait_for()
+    settle(page)

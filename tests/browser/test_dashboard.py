@@ -13,16 +13,12 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import NewPage
-from tests.browser.pages import PATIENCE, charts, charts_drawn, settle, text_of, until, visit
+from tests.browser.pages import PATIENCE, charts, charts_drawn, sentence, settle, text_of, until, visit
 
 PAGES = ("", "encoding", "steering", "samples", "method")
 HOSTILE = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'>**b** $x$ :red[y]"
 
 expect.set_options(timeout=PATIENCE)
-
-
-def sentence(page: Page) -> str:
-    return page.locator(".hs-sentence").first.inner_text()
 
 
 def problems(page: Page) -> Locator:

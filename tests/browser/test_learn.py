@@ -6,13 +6,13 @@ What counts as right is not asked of the code under test: it is worked out here 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.pages import PATIENCE, charts, charts_drawn, settle, until, visit, visitor
-from tests.browser.server import Server, running_app
+from tests.browser.pages import PATIENCE, charts, charts_drawn, sentence, settle, until, visit, visitor
+from tests.browser.server import Server
 
 expect.set_options(timeout=PATIENCE)
 
@@ -25,21 +25,8 @@ SMALL_TYPE = """least => [...document.querySelectorAll('[data-testid=stMain] *')
 }).map(e => `${e.textContent.trim().slice(0, 40)}: ${getComputedStyle(e).fontSize}`)"""
 
 
-@pytest.fixture(scope="module")
-def demo(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A dashboard that has nothing but what comes with Headscope."""
-    folder = tmp_path_factory.mktemp("learn")
-    with running_app(folder / "cache", folder / "server.log") as running:
-        yield running
-    assert running.tracebacks() == ""
-
-
 def number(text: str) -> float:
     return float(text.replace(",", "").replace("\u2212", "-"))
-
-
-def sentence(page: Page) -> str:
-    return page.locator(".hs-sentence").first.inner_text().replace("\u00a0", " ")
 
 
 def at(page: Page, step: int) -> None:
