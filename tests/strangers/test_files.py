@@ -191,7 +191,7 @@ HEADERS = {
     "length of all bytes": header({}, 2**64 - 1),
     "no length": b"\0\0",
     "deep": header(b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"),
-    "many": header({f"t{i}": tensor([0], 0, 0) for i in range(50_000)}),
+    "many": header({f"t{i}": tensor([0], 0, 0) for i in range(10_000)}),
     "petabytes": header({"a": tensor([2**30, 2**30], 0, 2**62)}),
     "overflow": header({"a": tensor([2**63, 2**63], 0, 16)}),
     "negative": header({"a": tensor([-4, -1], 0, 16)}),
@@ -325,7 +325,7 @@ def test_archives_are_not_unpacked(tmp_path: Path, suffix: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd", "brotli", "snappy"])
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
 @pytest.mark.parametrize("dictionary", [True, False])
 def test_a_parquet_bomb(tmp_path: Path, compression: str, dictionary: bool) -> None:
     """100 MB of one text, in a few kilobytes: refused, or read no further than any other text, and then as one character."""
