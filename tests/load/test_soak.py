@@ -1,0 +1,243 @@
+"""A mixed load for ten minutes: whatever visitors do, memory and open files stay where they were after the warm-up.
+
+Run with `python -m pytest -m load -s tests/load/test_soak.py`; `HEADSCOPE_SOAK_SECONDS` makes it longer or shorter (half
+of it is the warm-up). Visitors come, look at pages, move sliders, ask for texts and for encodings of other positions and
+seeds, bring texts of their own, open addresses that make no sense, and leave, also in the middle of something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from streamlit.proto.WidgetStates_pb2 import WidgetState
+
+from tests.browser.server import Server, running_app
+from tests.load.visitor import Visitor, moved
+
+pytestmark = pytest.mark.load
+
+SECONDS = float(os.environ.get("HEADSCOPE_SOAK_SECONDS", "600"))
+WARM_UP = SECONDS / 2
+KEPT_FOR = 15
+"""Seconds for which the server keeps a session that has gone; Streamlit's two minutes would need a longer warm-up."""
+VISITORS = 6
+STAY = (3, 9)
+"""Things that a visitor does before leaving."""
+PATIENCE = 240.0
+MOST_GROWTH = 0.05
+MOST_MORE_FILES = 30
+"""Open files more than after the warm-up: three for each session that happens to be kept, and connections come and go.
+Sessions whose files stayed open would be hundreds more."""
+
+PAGES = ("learn", "model", "encoding", "steering", "samples", "pruning", "dynamics", "compare", "method")
+SEEDS, POSITIONS = range(8), (1024, 4096)
+RATIOS = (0.5, 2.0, 5.0, 20.0)
+TOKENS = (300, 700, 1500)
+BAD_VALUES = (
+    "seed=-1&positions=7&model=%2Fetc&corpus=%2Fetc%2Fpasswd",
+    "edit=999999999:2,3:1e999,x:y&direction=nowhere&calibrate=%00",
+    "rows=%FF%00|..|1024&data=..%2F..&series=%2Froot",
+    "prompt=" + "%3Cscript%3E" * 200,
+    "corpus=upload%3A0123456789abcdef%2F..%2F..%2Fx&removed=nan&temperature=inf",
+    "samples=99999999999999999999&new-tokens=-5&step=1e9&lesson=0",
+)
+BAD_PATHS = (
+    "/..%2f..%2fetc/passwd",
+    "/media/nothing.png",
+    "/nowhere/at/all",
+    "/_stcore/upload_file/no-session/no-file",
+    "/component/headscope/..%2f..%2fsecrets.toml",
+    "/?" + "x" * 8000,
+)
+
+
+@dataclass
+class Measured:
+    """What was done how often, what went wrong, and (seconds since the warm-up, bytes, open files, threads) all the time."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    sizes: list[tuple[float, int, int, int]] = field(default_factory=list)
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("STREAMLIT_SERVER_DISCONNECTED_SESSION_TTL", str(KEPT_FOR))
+    with running_app(tmp_path / "cache", tmp_path / "log", "--public", "--model", "demo", "--host", "localhost") as app:
+        yield app
+    assert app.tracebacks() == ""
+
+
+class Guest:
+    """Somebody who does one thing after the other, and then somebody else."""
+
+    def __init__(self, number: int, url: str, measured: Measured) -> None:
+        self.url, self.measured, self.random = url, measured, random.Random(number)
+        self.visitor: Visitor
+
+    async def come_and_go(self, end: float) -> None:
+        while time.monotonic() < end:
+            doing = "coming"
+            try:
+                async with Visitor(self.url) as self.visitor:
+                    for _ in range(self.random.randint(*STAY)):
+                        things = (
+                            self.look,
+                            self.steer,
+                            self.write,
+                            self.encode,
+                            self.bring,
+                            self.bad_url,
+                            self.bad_path,
+                        )
+                        thing = self.random.choices(things, (5, 4, 2, 2, 1, 2, 1))[0]
+                        doing = thing.__name__
+                        await thing()
+                        self.measured.done[doing] += 1
+                        if time.monotonic() > end:
+                            break
+                self.measured.problems += self.visitor.problems
+            except Exception as error:
+                said = self.visitor.text()[-600:] if hasattr(self, "visitor") else ""
+                self.measured.problems.append(f"{doing}: {error!r}; the page says: {said}")
+
+    async def settled(self) -> None:
+        """Until nothing runs and no progress is shown, or not so long: then the page is left as it works."""
+        with contextlib.suppress(TimeoutError):
+            await self.visitor.until(
+                lambda: not self.visitor.running and not any(self.visitor.elements("progress")),
+                self.random.choice((0.1, 5, 20, 20)),
+            )
+
+    async def look(self) -> None:
+        await self.visitor.open(self.random.choice(PAGES))
+        await self.settled()
+
+    async def steer(self) -> None:
+        token = self.random.choice(TOKENS)
+        await self.visitor.open("steering", f"edit={token}:2")
+        await self.visitor.until(lambda: not self.visitor.running and "headscope_knobs" in self._components(), PATIENCE)
+        for ratio in self.random.sample(RATIOS, 3):
+            knobs = self.visitor.component("headscope_knobs")
+            event = moved(knobs.element.bidi_component.id, "moved", {"id": token, "ratio": ratio})
+            await self.visitor.press(event, knobs.fragment)
+            await self.visitor.until(lambda: not self.visitor.running, PATIENCE)
+            await asyncio.sleep(0.3)
+
+    def _components(self) -> set[str]:
+        return {shown.element.bidi_component.component_name for shown in self.visitor.elements("bidi_component")}
+
+    async def write(self) -> None:
+        await self.visitor.open("samples", f"edit={self.random.choice(TOKENS)}:5&samples=2&new-tokens=12")
+        await self._until_there("number_input", "noise-seed")
+        seed = self.visitor.widget("number_input", "noise-seed")
+        button = next((s for s in self.visitor.elements("button") if s.element.button.label == "Write"), None)
+        if button is not None:
+            await self.visitor.press(
+                [
+                    WidgetState(id=seed, double_value=self.random.randint(0, 20)),
+                    WidgetState(id=button.element.button.id, trigger_value=True),
+                ]
+            )
+            await self.settled()
+
+    async def encode(self) -> None:
+        query = f"model=demo&corpus=sampler&positions={self.random.choice(POSITIONS)}&seed={self.random.choice(SEEDS)}"
+        async with Visitor(self.url) as own:  # a session reads the address only when it begins
+            before, self.visitor = self.visitor, own
+            await own.open(self.random.choice(("encoding", "pruning", "model")), query)
+            await self.settled()
+            before.problems += own.problems
+            self.visitor = before
+
+    async def bring(self) -> None:
+        await self.visitor.open("encoding")
+        await self._until_there("text_area", "pasted")
+        use = next(s for s in self.visitor.elements("button") if s.element.button.label == "Use this text")
+        number = self.random.randint(0, 30)
+        text = "\n\n".join(f"Text {number}, part {part}: the river ran past old mills. " * 30 for part in range(12))
+        await self.visitor.press(
+            [
+                WidgetState(id=self.visitor.widget("text_area", "pasted"), string_value=text),
+                WidgetState(id=use.element.button.id, trigger_value=True),
+            ]
+        )
+        await self.settled()
+
+    async def _until_there(self, kind: str, key: str) -> None:
+        def there() -> bool:
+            found = self.visitor.elements(kind)
+            return not self.visitor.running and any(getattr(s.element, kind).id.endswith(f"-{key}") for s in found)
+
+        await self.visitor.until(there, PATIENCE)
+
+    async def bad_url(self) -> None:
+        async with Visitor(self.url) as own:
+            await own.open(self.random.choice(PAGES), self.random.choice(BAD_VALUES))
+            self.measured.problems += own.problems
+
+    async def bad_path(self) -> None:
+        status = await asyncio.to_thread(self._ask, self.url + self.random.choice(BAD_PATHS))
+        if status >= 500:
+            self.measured.problems.append(f"the server answered {status} to an address that makes no sense")
+
+    def _ask(self, address: str) -> int:
+        method = self.random.choice(("GET", "PUT", "DELETE", "POST"))
+        data = b"x" * 1000 if method in ("PUT", "POST") else None
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, data, method=method), timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+            return refusal.code
+
+
+async def watch(server: Server, measured: Measured, start: float, end: float) -> None:
+    process = psutil.Process(server.pid)
+    while time.monotonic() < end:
+        seconds = time.monotonic() - start
+        measured.sizes.append((seconds, process.memory_info().rss, process.num_fds(), process.num_threads()))
+        await asyncio.sleep(1)
+
+
+async def soak(server: Server) -> Measured:
+    measured = Measured()
+    start = time.monotonic() + WARM_UP
+    end = start + SECONDS - WARM_UP
+    guests = [Guest(number, server.url, measured).come_and_go(end) for number in range(VISITORS)]
+    await asyncio.gather(watch(server, measured, start, end), *guests)
+    return measured
+
+
+def test_a_mixed_load_leaves_nothing_behind(shared: Server) -> None:
+    measured = asyncio.run(soak(shared))
+    seconds, rss, files, threads = np.array(measured.sizes).T
+    part = (SECONDS - WARM_UP) / 4
+    early, late = (seconds > 0) & (seconds < part), seconds > 3 * part
+    growth = np.median(rss[late]) / np.median(rss[early]) - 1
+    more = np.median(files[late]) - np.median(files[early])
+    print(
+        f"\n{VISITORS} visitors at a time, {SECONDS:.0f} s, the first {WARM_UP:.0f} of them not judged: "
+        f"{', '.join(f'{name} {count}' for name, count in measured.done.most_common())}; memory "
+        f"{np.median(rss[early]) / 1e6:.0f} to {np.median(rss[late]) / 1e6:.0f} MB ({100 * growth:+.1f} %), open files "
+        f"{np.median(files[early]):.0f} to {np.median(files[late]):.0f}, threads {np.median(threads[early]):.0f} to "
+        f"{np.median(threads[late]):.0f}; {len(measured.problems)} errors."
+    )
+    assert measured.problems == []
+    assert len(measured.done) == 7 and sum(measured.done.values()) > SECONDS / 4
+    assert growth < MOST_GROWTH
+    assert more <= MOST_MORE_FILES
