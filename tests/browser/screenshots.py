@@ -49,7 +49,7 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 ANALYSED = 1_200_000
 """Milliseconds that a first analysis may take."""
 SIZES = ((1440, 1900), (390, 3200))
-README = {"encoding": 900, "steering": 1000, "samples": 1250, "pruning": 1000, "dynamics": 1250}
+README = {"encoding": 870, "steering": 1070, "samples": 1250, "pruning": 1000, "dynamics": 1090}
 """Pages whose pictures stand in the README, and the height of each; 1,320 wide."""
 
 
@@ -58,11 +58,14 @@ def filled(page: Page, name: str) -> None:
     if name.startswith(WITH_CHARTS) and name not in TEXT_ONLY:
         page.locator(".js-plotly-plot").first.wait_for(timeout=ANALYSED)
         charts_drawn(page)
+        if name.startswith("steering"):
+            page.locator(".knob-pair").first.wait_for(timeout=ANALYSED)
     elif name == "samples":
         page.locator(".hs-pair").first.wait_for(timeout=ANALYSED)
-        page.get_by_text("shaded from the first").wait_for()
+        page.locator(".hs-sentence").wait_for(timeout=ANALYSED)  # written to the end
     elif name.startswith("learn"):
         page.locator(".hs-question").wait_for(timeout=ANALYSED)
+        page.locator(".js-plotly-plot, .knob-pair").first.wait_for()
     page.mouse.move(5, 5)
     page.evaluate("document.fonts.ready.then(() => true)")
     page.wait_for_timeout(600)  # transitions; for a picture, not for a test
@@ -70,7 +73,11 @@ def filled(page: Page, name: str) -> None:
 
 
 def take(
-    out: Path, shots: dict[str, str], sizes: dict[str, tuple[tuple[int, int], ...]], schemes: tuple, *arguments: str
+    out: Path,
+    shots: dict[str, str],
+    sizes: dict[str, tuple[tuple[int, int], ...]],
+    schemes: tuple[Literal["light", "dark"], ...],
+    *arguments: str,
 ) -> None:
     """Start the dashboard with `arguments`, and take a picture of each page in each scheme and size."""
     out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +108,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only pages whose name begins so")
     asked = parser.parse_args()
     if asked.readme:
-        shots = {name: f"{name}?model=smollm2&edit=3980:20" for name in README} | {"dynamics": "dynamics?"}
+        shots = {name: f"{name}?model=smollm2&edit=3398:20" for name in README} | {"dynamics": "dynamics?"}
         take(asked.out, shots, {name: ((1320, height),) for name, height in README.items()}, ("light",))
         return
     shots = {
