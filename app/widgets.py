@@ -60,7 +60,7 @@ STYLE = """
 .hs-right {border-color: HS_OURS;} .hs-right::before {content: "✓ "; font-weight: 700;}
 .hs-wrong {border-color: HS_WARNING;} .hs-wrong::before {content: "→ "; font-weight: 700;}
 .hs-join {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 2rem; align-items: center;
-  font-size: 1.5rem; line-height: 1.6;}
+  margin-top: .6rem; font-size: 1.5rem; line-height: 1.6;}
 .hs-join li {font-size: 1.5rem; line-height: 1.6;}
 .hs-join img {width: 100%; max-width: 30rem; height: auto; display: block; image-rendering: pixelated;}
 .hs-join b {display: block; font-size: 2rem; overflow-wrap: anywhere;}

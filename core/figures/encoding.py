@@ -277,7 +277,7 @@ def output_space(encoding: Encoding, look: Look = LIGHT) -> Chart:
             "reversescale": not look.dark,
             "colorbar": {
                 "title": {
-                    "text": "probability<br>percentile<br> ",
+                    "text": "probability<br>percentile<br>\u00a0",
                     "font": {"color": look.quiet, "size": look.type_size - 1},
                 },
                 "thickness": 10,
