@@ -103,7 +103,8 @@ def accumulate(matrix: np.ndarray, rows: np.ndarray, y: np.ndarray, seed: int) -
     from scipy.linalg import blas
 
     dim, mean_y = matrix.shape[1], float(y.mean())
-    about = matrix[rows[:BLOCK_ROWS]].mean(0, dtype=np.float64)  # near the mean, which is not known yet
+    with np.errstate(invalid="ignore"):  # ∞ − ∞; told below
+        about = matrix[rows[:BLOCK_ROWS]].mean(0, dtype=np.float64)  # near the mean, which is not known yet
     fold_of = np.random.default_rng([seed, 2]).permutation(len(rows)) % FOLDS
     counts, sum_y, yy = np.zeros(FOLDS, dtype=int), np.zeros(FOLDS), np.zeros(FOLDS)
     sum_x, xy = np.zeros((FOLDS, dim)), np.zeros((FOLDS, dim))

@@ -185,8 +185,29 @@ def direction_vector(
     Args:
         direction: one of `DIRECTIONS`; `top-k:50` spreads Ω evenly over the 50 most salient dimensions.
         weights: A. saliency: |A_i|·std(E_·i). mean_hidden, covariance: μ and Σ of the hidden states.
+
+    Raises:
+        AnalysisError: there is no such direction, since what it is made of is zero.
     """
     check_direction(direction)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = _direction(direction, weights, saliency, mean_hidden, covariance, seed)
+    if not np.isfinite(found).all():
+        raise AnalysisError(
+            f"This head has no direction {quoted(direction)}, for the weights or the mean hidden state that it is made of are "
+            "0: choose another."
+        )
+    return found
+
+
+def _direction(
+    direction: str,
+    weights: np.ndarray,
+    saliency: np.ndarray,
+    mean_hidden: np.ndarray,
+    covariance: np.ndarray,
+    seed: int,
+) -> np.ndarray:
     dim = len(weights)
     if direction == "minimum-variance":
         import scipy.linalg  # here and below: the lists of edits on a page do not wait for scipy
@@ -211,8 +232,7 @@ def direction_vector(
             raise InputError(f"The direction is {direction!r}, but this head has only {dim} dimensions.")
         omega = np.zeros(dim)
         omega[np.argsort(-saliency, kind="stable")[:size]] = 1 / size
-    with np.errstate(divide="ignore"):
-        u = np.where(omega > 0, -omega / np.where(weights == 0, np.inf, weights), 0.0)
+    u = np.where(omega > 0, -omega / np.where(weights == 0, np.inf, weights), 0.0)
     reached = float(-(weights @ u))  # below 1 only where a weight is exactly 0
     return u / reached
 

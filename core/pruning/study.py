@@ -57,7 +57,7 @@ def prune_curve(
         positions=len(judge.hidden),
         seeds=len(used),
         trained=False,
-        perplexity_full=float(np.exp(found[0].loss_full)),
+        perplexity_full=_exp(found[0].loss_full),
         points=points,
         order=np.zeros(0, dtype=np.int64) if first.order is None else first.order[::-1].copy(),
     )
@@ -88,8 +88,8 @@ def _point(
         kl=float(kl.mean()),
         js=float(np.mean([each.js[place] for each in found])),
         top1_agreement=float(top1.mean()),
-        perplexity=float(np.exp(loss)),
-        perplexity_ratio=float(np.exp(loss - found[0].loss_full)),
+        perplexity=_exp(loss),
+        perplexity_ratio=_exp(loss - found[0].loss_full),
         kl_low=float(kl.min()),
         kl_high=float(kl.max()),
         top1_low=float(top1.min()),
@@ -98,6 +98,12 @@ def _point(
         drift_by_decile=by_decile([each.token_drift[place] for each in found]) / many,
         kept_share=share,
     )
+
+
+def _exp(loss: float) -> float:
+    """Infinite where the true token has no probability left."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(loss))
 
 
 def token_deciles(alpha: Float64[np.ndarray, "V"], is_token: np.ndarray) -> Int64[np.ndarray, "V"]:

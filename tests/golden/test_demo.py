@@ -18,6 +18,7 @@ import pytest
 from tests.golden.results import DIGITS, FILE, SAME_DIGITS, differences
 
 ROOT = Path(__file__).parents[2]
+THREADS = ("HEADSCOPE_GOLDEN_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def computed() -> dict[int, Any]:
         threads: subprocess.Popen(
             [sys.executable, "-m", "tests.golden", "--print"],
             cwd=ROOT,
-            env=os.environ | {"HEADSCOPE_GOLDEN_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)},
+            env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"OMP_WAIT_POLICY": "passive"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

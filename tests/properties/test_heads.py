@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -155,7 +155,7 @@ def test_probabilities(case: tuple[str, Head, np.random.Generator]) -> None:
     kind, head, rng = case
 
     def are_right(found: Moments) -> None:
-        if head.softcap is not None and not head.weight.isfinite().all():
+        if head.softcap is not None and (kind in NO_NUMBERS or not head.weight.isfinite().all()):
             return  # a soft-cap makes numbers of infinite logits, as the model does; the fit refuses the weights
         assert kind not in NO_NUMBERS and head.weight.isfinite().all()
         assert found.sum_p.sum() / found.n == pytest.approx(1, abs=1e-5) and (found.sum_p >= 0).all()
@@ -199,7 +199,7 @@ def test_the_fit(case: tuple[str, Head, np.random.Generator]) -> None:
 
     def is_right(result: tuple[Observation, Encoding]) -> None:
         found = result[1]
-        assert kind not in NO_NUMBERS
+        assert head.weight[found.token_ids].isfinite().all() and (kind not in NO_NUMBERS or head.softcap is not None)
         for name in ("weights", "intercept", "saliency", "alpha", "neg_log_alpha", "predicted", "r2", "effective_dims"):
             assert np.isfinite(getattr(found, name)).all(), name
         assert max(found.r2, found.r2_held_out_tokens, *(p.r2_refitted for p in found.sparsity)) <= 1 + 1e-9
@@ -221,7 +221,7 @@ def test_the_fit(case: tuple[str, Head, np.random.Generator]) -> None:
 # --- steer ------------------------------------------------------------------------------------------------------------
 
 
-@FIXED
+@settings(FIXED, max_examples=60)
 @given(heads(), st.data())
 def test_steering(case: tuple[str, Head, np.random.Generator], data: st.DataObject) -> None:
     _, head, rng = case
@@ -268,7 +268,7 @@ def test_steering(case: tuple[str, Head, np.random.Generator], data: st.DataObje
 # --- prune ------------------------------------------------------------------------------------------------------------
 
 
-@FIXED
+@settings(FIXED, max_examples=60)
 @given(heads(), st.sampled_from(["saliency", "random", "rms", "compensated", "greedy", "rotated"]))
 def test_pruning(case: tuple[str, Head, np.random.Generator], method: str) -> None:
     _, head, rng = case

@@ -78,8 +78,11 @@ def change(path: Path, **entries: Any) -> None:
 # --- pickles ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt", "model.pkl", "model.ckpt"])
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [(name, False) for name in ("pytorch_model.bin", "consolidated.00.pth", "model.pt", "model.pkl", "model.ckpt")]
+    + [("pytorch_model.bin", True), ("model.pt", True)],
+)
 def test_a_pickle_is_never_opened(copy: Path, tmp_path: Path, name: str, beside: bool) -> None:
     """It works, as the first line shows; beside safetensors it is passed by, alone it is refused."""
     pickle.loads(pickle.dumps(Payload(tmp_path / "works")))
