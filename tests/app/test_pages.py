@@ -361,3 +361,12 @@ def test_large_type_makes_figures_readable_from_the_last_row(visit: Visit) -> No
     test = visit("encoding", model="smollm2")
     test.toggle(key="large").set_value(True).run()
     assert charts(fine(test))[0]["layout"]["template"]["layout"]["font"]["size"] >= 20
+
+
+@pytest.mark.parametrize("key", ["positions", "corpus"])
+def test_a_choice_that_a_cut_run_lost_comes_back(visit: Visit, key: str) -> None:
+    test = visit("encoding", positions="1024", seed="7")
+    chosen = test.session_state[key]
+    test.session_state[key] = None
+    test.run()
+    assert not test.exception and test.session_state[key] == chosen

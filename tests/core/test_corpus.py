@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.corpus import plan_windows, read_corpus, self_sampled_tokens, tokenise
+from core.corpus import _blocks, plan_windows, read_corpus, self_sampled_tokens, tokenise
 from core.errors import AnalysisError, InputError
 from core.settings import Settings
 from tests.tiny import tiny_tokenizer
@@ -145,3 +145,9 @@ def test_the_split(
 def test_one_document_cannot_be_split() -> None:
     with pytest.raises(AnalysisError, match="one document"):
         plan_windows([np.arange(5000, dtype=np.int32)], Settings())
+
+
+def test_a_short_rest_joins_the_block_before_it_and_no_other() -> None:
+    pieces = [np.full(n, i, dtype=np.int32) for i, n in enumerate((5, 5, 5, 2))]
+    assert [block.tolist() for block in _blocks(pieces, 5)] == [[0] * 5, [1] * 5, [2] * 5 + [3] * 2]
+    assert [block.tolist() for block in _blocks(pieces[2:], 5)] == [[2] * 5 + [3] * 2]
