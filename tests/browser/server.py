@@ -73,5 +73,5 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], server: Server, second
                 if answer.status == 200:
                     return
         except OSError:
-            time.sleep(0.1)
+            time.sleep(0.02)
     raise RuntimeError(f"The dashboard did not start; it printed:\n{server.log.read_text('utf-8', errors='replace')}")

@@ -23,7 +23,7 @@ from app.edits import RATIOS
 from core.figures import words
 from core.settings import Settings
 from tests.browser.server import Server, running_app
-from tests.load.visitor import Visitor, moved
+from tests.load.visitor import Shown, Visitor, moved
 
 pytestmark = pytest.mark.load
 
@@ -133,9 +133,11 @@ class Student:
 
     async def _write(self) -> None:
         await self.visitor.open("samples")
+        await self.visitor.until(lambda: not self.visitor.running and self._button() is not None)
         self.asked += 1
         seed = self.visitor.widget("number_input", "noise-seed")
-        button = next(s for s in self.visitor.elements("button") if s.element.button.label == "Write")
+        button = self._button()
+        assert button is not None
         started = time.perf_counter()
         await self.visitor.press(
             [
@@ -156,6 +158,9 @@ class Student:
             self.measured.finished.append(time.perf_counter() - started)
         assert f"␣{self.token.strip()}" in self._sentence()
         self._look()
+
+    def _button(self) -> Shown | None:
+        return next((s for s in self.visitor.elements("button") if s.element.button.label == "Write"), None)
 
     def _sentence(self) -> str:
         """The page's sentence, without its marks."""
