@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from core.errors import InputError
-from core.words import quoted, whole_characters
+from core.words import short, whole_characters
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,7 +57,7 @@ def texts_in(file: Path, column: str | None, limit: int) -> Iterator[str]:
 def first_line(error: Exception) -> str:
     """The first line of a library's error, for the middle of a sentence."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return quoted(line, 200)[1:-1].rstrip(". ")
+    return short(line, 200).rstrip(". ")
 
 
 def _plain(file: Path, limit: int) -> Iterator[str]:

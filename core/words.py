@@ -88,8 +88,13 @@ def whole_characters(text: str) -> str:
 
 def quoted(text: str, most: int = 120) -> str:
     """A name that a user gave, as a sentence shows it: in quotes, short, without control characters."""
+    return f"'{short(text, most)}'"
+
+
+def short(text: str, most: int = 120) -> str:
+    """The same without quotes."""
     seen = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
-    return f"'{seen if len(seen) <= most else seen[: most - 3] + '...'}'"
+    return seen if len(seen) <= most else seen[: most - 3] + "..."
 
 
 def _trimmed(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from collections.abc import Callable
 from typing import Any
@@ -125,7 +126,8 @@ def _numbers(
     """What the live figures show, in words and as tables."""
 
     def show(chart: Callable[[], Chart], key: str, title: str) -> None:
-        widgets.data(lambda: chart().table, key, picture=title, figure=lambda: chart().figure)
+        made = functools.cache(chart)  # its table and its figure are of one chart
+        widgets.data(lambda: made().table, key, picture=title, figure=lambda: made().figure)
 
     summaries = [html.escape(figure["summary"]) for figure in data["figures"].values()]
     if prompt is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import AnalysisError
-from core.words import quoted
+from core.words import short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,6 +78,4 @@ def _render(template: str, prompt: str, tokens: str, seconds: int) -> str:
 
 
 def _refusal(name: str, why: str) -> AnalysisError:
-    return AnalysisError(
-        f"The chat template of {name} cannot be applied ({quoted(why)[1:-1]}): switch the chat format off."
-    )
+    return AnalysisError(f"The chat template of {name} cannot be applied ({short(why)}): switch the chat format off.")

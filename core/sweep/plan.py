@@ -30,7 +30,7 @@ from core.errors import InputError
 from core.model.names import ModelSource, parse_model
 from core.settings import Settings, local_path
 from core.store import RESULT_FORMAT
-from core.words import quoted
+from core.words import quoted, short
 
 MOST_RUNS = 10_000
 MOST_SHARDS = 4096
@@ -188,7 +188,7 @@ def _names(document: dict[str, Any], key: str, name: str) -> list[str]:
 
 def _shown(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return quoted(text, 80)[1:-1]
+    return short(text, 80)
 
 
 def _table(document: dict[str, Any], key: str, kind: type[Any], name: str) -> Any:

@@ -23,7 +23,7 @@ from app.edits import RATIOS
 from core.figures import words
 from core.settings import Settings
 from tests.browser.server import Server, running_app
-from tests.load.visitor import Shown, Visitor, moved
+from tests.load.visitor import Visitor, moved
 
 pytestmark = pytest.mark.load
 
@@ -133,10 +133,10 @@ class Student:
 
     async def _write(self) -> None:
         await self.visitor.open("samples")
-        await self.visitor.until(lambda: not self.visitor.running and self._button() is not None)
+        await self.visitor.until(lambda: not self.visitor.running and self.visitor.button("Write") is not None)
         self.asked += 1
         seed = self.visitor.widget("number_input", "noise-seed")
-        button = self._button()
+        button = self.visitor.button("Write")
         assert button is not None
         started = time.perf_counter()
         await self.visitor.press(
@@ -158,9 +158,6 @@ class Student:
             self.measured.finished.append(time.perf_counter() - started)
         assert f"␣{self.token.strip()}" in self._sentence()
         self._look()
-
-    def _button(self) -> Shown | None:
-        return next((s for s in self.visitor.elements("button") if s.element.button.label == "Write"), None)
 
     def _sentence(self) -> str:
         """The page's sentence, without its marks."""

@@ -145,7 +145,7 @@ class Guest:
         await self.visitor.open("samples", f"edit={self.random.choice(TOKENS)}:5&samples=2&new-tokens=12")
         await self._until_there("number_input", "noise-seed")
         seed = self.visitor.widget("number_input", "noise-seed")
-        button = next((s for s in self.visitor.elements("button") if s.element.button.label == "Write"), None)
+        button = self.visitor.button("Write")
         if button is not None:
             await self.visitor.press(
                 [

@@ -103,6 +103,10 @@ class Visitor:
     def component(self, name: str) -> Shown:
         return next(s for s in self.elements("bidi_component") if s.element.bidi_component.component_name == name)
 
+    def button(self, label: str) -> Shown | None:
+        """The button with this label, if the page has it."""
+        return next((s for s in self.elements("button") if s.element.button.label == label), None)
+
     def widget(self, kind: str, key: str) -> str:
         """The id of the widget with this key."""
         return next(
