@@ -176,8 +176,20 @@ def start() -> None:
         for key in OF_THE_CHOICE:  # a run that was cut short may lose the value of a field
             if st.session_state.get(key) is None and f"last-{key}" in st.session_state:
                 st.session_state[key] = st.session_state[f"last-{key}"]
-        return
-    st.session_state["session"] = uuid.uuid4().hex
+    else:
+        _begin()
+        st.session_state["session"] = uuid.uuid4().hex  # last: any of the lines before may be where a run is cut short
+    _remember()
+
+
+def _remember() -> None:
+    """Keep what is chosen beside the fields; only who empties the field takes a model back: `model_chosen`."""
+    for key in OF_THE_CHOICE:
+        if st.session_state.get(key) is not None:
+            st.session_state[f"last-{key}"] = st.session_state[key]
+
+
+def _begin() -> None:
     st.session_state["history"] = []
     st.session_state["revision"] = 0
     for key, (default, read, _) in _FIELDS.items():
@@ -220,9 +232,7 @@ def model_chosen() -> None:
 
 def publish() -> None:
     """Write what differs from the defaults into the URL; positions always, since their default depends on the model."""
-    for key in OF_THE_CHOICE:
-        if key == "model" or st.session_state.get(key) is not None:  # a model alone can be taken back
-            st.session_state[f"last-{key}"] = st.session_state.get(key)
+    _remember()
     fixed = rules().fixed is not None
     defaults = {key: field[0] for key, field in _FIELDS.items()} | {"positions": None}
     if rules().named_corpus:

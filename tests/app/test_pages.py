@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -363,10 +364,43 @@ def test_large_type_makes_figures_readable_from_the_last_row(visit: Visit) -> No
     assert charts(fine(test))[0]["layout"]["template"]["layout"]["font"]["size"] >= 20
 
 
-@pytest.mark.parametrize("key", ["positions", "corpus"])
+@pytest.mark.parametrize("key", ["model", "positions", "corpus"])
 def test_a_choice_that_a_cut_run_lost_comes_back(visit: Visit, key: str) -> None:
     test = visit("encoding", positions="1024", seed="7")
     chosen = test.session_state[key]
     test.session_state[key] = None
     test.run()
     assert not test.exception and test.session_state[key] == chosen
+
+
+class Cut(dict):
+    """A session state in which the run ends at the n-th word with it, as Streamlit ends a run that a newer one replaces."""
+
+    left = 0
+
+    def __setitem__(self, key: str, value: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise InterruptedError
+        super().__setitem__(key, value)
+
+
+def test_a_first_run_may_be_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run begins the session again, so that no choice is left unmade."""
+    monkeypatch.setattr(state, "st", SimpleNamespace(session_state=Cut(), query_params={"positions": "4096"}))
+    state.start()
+    whole = {key: value for key, value in state.st.session_state.items() if key != "session"}
+    assert whole["model"] == "demo" and whole["positions"] == 4096
+    cuts = 0
+    for n in range(1, 100):
+        state.st.session_state = Cut()
+        state.st.session_state.left = n
+        try:
+            state.start()
+        except InterruptedError:
+            cuts += 1
+        state.st.session_state.left = 0  # no more cuts
+        state.start()
+        assert state.st.session_state.keys() - whole.keys() == {"session"}
+        assert {key: state.st.session_state[key] for key in whole} == whole
+    assert 30 < cuts < 99
