@@ -240,16 +240,19 @@ class _Sweep:
             rows = self._rows(start, stop)
             for first, last in _tiles(count, POSITIONS_TILE):
                 full = self.buffers[3][: (last - first) * len(rows)].view(last - first, len(rows))
+                log_z_full = torch.zeros(last - first, 1, dtype=torch.float64, device=judge.device)
                 if self.basis.complete:
                     for _, logits in self._logits(first, last, rows, start):
                         full.copy_(logits)  # the last is the full width
-                    full -= log_z[first:last, -1:].float()
+                    log_z_full = log_z[first:last, -1:]
                 else:
-                    full = self._full(first, last, start, stop)
-                p = full.exp()
+                    full = self._full(first, last, start, stop)  # less log Z already
+                log_p = full - log_z_full.float()
+                p = log_p.exp()
                 for place, logits in self._logits(first, last, rows, start):
-                    pruned = logits - log_z[first:last, place, None].float()  # log p′
-                    ratio = pruned - full
+                    # log Z − log Z′ is small, so that single precision rounds it less than either of them
+                    ratio = (logits - full).sub_((log_z[first:last, place, None] - log_z_full).float())
+                    pruned = log_p + ratio  # log p′
                     gain = torch.nn.functional.softplus(ratio)  # −log of p / (p + p′)
                     js[place] -= (p * gain).sum(dtype=torch.float64)
                     js[place] -= (pruned.exp_() * (gain - ratio)).sum(dtype=torch.float64)
