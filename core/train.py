@@ -101,7 +101,7 @@ SIZES = {
         vocab=4096, dim=160, layers=6, heads=5, context=256, batch=6, steps=4096, learning_rate=2e-3, held_out=0.1
     ),
 }
-"""`small` shows the effect in minutes on two cores; `demo` is how the bundled model was made, in about half an hour."""
+"""`small` shows the effect in minutes on two cores; `demo` is how the bundled model was made, in under an hour."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     python assets/demo/build.py WORK_FOLDER
 
-Needs Headscope with PyTorch, Debian's apt-get for the text, and about an hour on two cores. A run that was stopped goes
+Needs Headscope with PyTorch, Debian's apt-get for the text, and most of an hour on two cores. A run that was stopped goes
 on when it is started again. Everything lands beside this file: `model/`, `checkpoints/`, `results/`, `README.md`.
 """
 
@@ -29,7 +29,7 @@ from core.results import Sampling
 from core.series import keep_series, read_run, step_folder, train_series
 from core.settings import Settings
 from core.store import BUNDLED, Store
-from core.train import SIZES
+from core.train import HASHES, SIZES
 
 HERE = Path(__file__).resolve().parent
 MEASURED = Settings(positions=32768)
@@ -68,7 +68,7 @@ def tell():
 def halve(source: Path, target: Path) -> None:
     """The model with its numbers in half precision; it is loaded in single precision, as its configuration says."""
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", HASHES))  # of the full numbers
     tensors = {name: tensor.half().contiguous() for name, tensor in load_file(source / "model.safetensors").items()}
     save_file(tensors, target / "model.safetensors", {"format": "pt"})
 

@@ -100,6 +100,7 @@ def test_the_checkpoints_are_log_spaced(run: Path, corpus: Corpus) -> None:
     assert replace(SETTINGS, steps=3).checkpoints == (0, 1, 2, 3)
     assert replace(SETTINGS, steps=32).checkpoints == (0, 1, 2, 4, 8, 16, 32)
     assert replace(SETTINGS, steps=33).checkpoints == (0, 1, 2, 4, 8, 16, 32, 33)
+    assert replace(SETTINGS, steps=4096).checkpoints[-6:] == (512, 1024, 1536, 2048, 3072, 4096)
     assert list(weights(run)) == STEPS
     told: list[tuple[int, Path]] = []
     train(run, corpus, SETTINGS, on_checkpoint=lambda *each: told.append(each))  # nothing is left to do
