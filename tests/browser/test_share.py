@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.app.test_share import close, without_times
+from tests.app.test_share import HEADSCOPE, close, pasted, without_times
 from tests.browser.conftest import NewPage
 from tests.browser.pages import PATIENCE, Watch, charts, charts_drawn, sentence, settle, until, visit
 from tests.browser.server import ROOT
@@ -69,10 +67,9 @@ def copied(page: Page) -> tuple[str, str]:
 
 def in_a_shell(command: str, cache: Path) -> subprocess.Popen[str]:
     """The copied command, run by somebody who has computed nothing yet."""
-    function = f'headscope() {{ {shlex.quote(sys.executable)} -m core.cli "$@" --json -; }}'
     environment = os.environ | {"HEADSCOPE_CACHE": str(cache)}
     return subprocess.Popen(
-        ["sh", "-c", f"{function}\n{command}"],
+        pasted(command, *HEADSCOPE),
         cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
