@@ -18,7 +18,10 @@ MORE_TEXTS = (
 
 
 def draw() -> None:
-    """The choices, on every page; a class has none."""
+    """The choices, on every page; a class has none.
+
+    No field has a default of its own: a browser that has not shown a choice yet then sends nothing, and not another choice.
+    """
     with st.sidebar:
         if (fixed := rules().fixed) is not None:
             model, corpus = (f"<b>{html.escape(name)}</b>" for name in fixed)
@@ -38,9 +41,7 @@ def draw() -> None:
                 help="Contexts over which probabilities are averaged (k = 1,024). A quarter as many again, from other "
                 "documents, only judge. More is slower and steadier.",
             )
-            st.number_input(
-                "Seed", min_value=0, max_value=2**32 - 1, step=1, key="seed", help="Same seed, same numbers."
-            )
+            st.number_input("Seed", 0, 2**32 - 1, None, 1, key="seed", required=True, help="Same seed, same numbers.")
             _large()
 
 
@@ -51,7 +52,7 @@ def _large() -> None:
 def _model() -> None:
     current = state.chosen("model")
     if rules().shared:
-        st.selectbox("Model", list(rules().models), index=None, key="model", on_change=state.model_chosen)
+        st.selectbox("Model", list(rules().models), None, key="model", required=True, on_change=state.model_chosen)
         return
     st.selectbox(
         "Model",
@@ -60,6 +61,7 @@ def _model() -> None:
         accept_new_options=True,
         placeholder="Choose or type a model",
         key="model",
+        required=True,
         on_change=state.model_chosen,
         help="`demo` (bundled), `smollm2` (93 MB, fetched once), a model on the Hugging Face Hub "
         "as `org/name` or `org/name@revision`, a "
@@ -71,9 +73,11 @@ def _corpus() -> None:
     st.selectbox(
         "Text",
         list(dict.fromkeys([*rules().corpora, str(state.chosen("corpus") or rules().corpora[0])])),
+        index=None,
         format_func=uploads.title,
         accept_new_options=not rules().shared,
         key="corpus",
+        required=True,
         help="The text over which probabilities are averaged. `sampler`: original prose that comes with Headscope. "
         "`python-docs`: Python's help topics." + ("" if rules().shared else f" {MORE_TEXTS}"),
     )

@@ -173,7 +173,7 @@ OF_THE_CHOICE = ("model", "corpus", "positions", "seed")
 def start() -> None:
     """At the beginning of every run: a new session takes over what its URL says; bad values fall back in silence."""
     if "session" in st.session_state:
-        for key in OF_THE_CHOICE:  # a run that was cut short may lose the value of a field
+        for key in OF_THE_CHOICE:
             if st.session_state.get(key) is None and f"last-{key}" in st.session_state:
                 st.session_state[key] = st.session_state[f"last-{key}"]
     else:
@@ -183,7 +183,7 @@ def start() -> None:
 
 
 def _remember() -> None:
-    """Keep what is chosen beside the fields; only who empties the field takes a model back: `model_chosen`."""
+    """Keep what is chosen beside the fields, which lose it when a run is cut short or a browser has not shown it yet."""
     for key in OF_THE_CHOICE:
         if st.session_state.get(key) is not None:
             st.session_state[f"last-{key}"] = st.session_state[key]
@@ -225,6 +225,8 @@ def _positions_of(model: object) -> int:
 
 def model_chosen() -> None:
     """Callback of the field: another model has other tokens, and the demo's results are there for its own positions."""
+    if st.session_state["model"] in (None, st.session_state.get("last-model")):
+        return
     st.session_state["last-model"] = st.session_state["model"]
     st.session_state["positions"] = _positions_of(st.session_state["model"])
     forget_edits()
@@ -258,14 +260,19 @@ def session() -> str:
     return st.session_state["session"]
 
 
-def choice() -> Choice | None:
-    """What is to be analysed, or None while no model is chosen."""
+def choice() -> Choice:
+    """What is to be analysed."""
     if (fixed := class_choice()) is not None:
         return fixed
-    get = st.session_state.get
-    name = (get("model") or "").strip()
-    corpus = (get("corpus") or "sampler").strip()
-    return Choice(name, corpus, get("positions") or _positions_of(name), int(get("seed") or 0)) if name else None
+    model, corpus, positions, seed = (_last(key) for key in OF_THE_CHOICE)
+    name = str(model or "").strip() or FIRST_MODEL
+    return Choice(name, str(corpus or "").strip() or "sampler", positions or _positions_of(name), int(seed or 0))
+
+
+def _last(key: str) -> Any:
+    """What a field says or, while it says nothing, what it said last."""
+    now = st.session_state.get(key)
+    return st.session_state.get(f"last-{key}") if now is None else now
 
 
 def first_choice() -> Choice:
@@ -454,7 +461,7 @@ def nearest(value: float, options: tuple[float, ...]) -> float:
 def compared(first: tuple[Compared, ...]) -> tuple[Choice, ...]:
     """The rows of the page Compare; `first` where nobody has chosen any."""
     rows = st.session_state.get("rows")
-    seed = int(st.session_state.get("seed") or 0)
+    seed = choice().seed
     return tuple(Choice(model, corpus, n, seed) for model, corpus, n in (first if rows is None else rows))
 
 

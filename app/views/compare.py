@@ -29,9 +29,6 @@ TITLES = {
 def page() -> None:
     st.title(QUESTION, anchor=False)
     choice = state.choice()
-    if choice is None:
-        widgets.note("Choose a model on the left first.")
-        return
     chosen = state.compared(_first(choice))
     place = st.container()
     _rows(choice, chosen)

@@ -27,9 +27,6 @@ VIEWS = ("Fit", "Weights", "Sparsity", "Why", "Map", "Tokens")
 def page() -> None:
     st.title(QUESTION, anchor=False)
     choice = state.choice()
-    if choice is None:
-        widgets.note("Choose a model on the left first.")
-        return
     encoding, look = widgets.need_encoding(choice), state.look()
     widgets.say(sentences.encoding(encoding))
     place = st.container()

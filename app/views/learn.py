@@ -30,9 +30,6 @@ def page() -> None:
     _bar(number)
     st.title(step.question, anchor=False)
     choice = state.choice()
-    if choice is None:
-        widgets.note("Choose a model on the left first.")
-        return
     encoding = widgets.need_encoding(choice)
     if step.prepared:
         widgets.need_prepared(choice)

@@ -20,9 +20,6 @@ QUESTION = "What am I looking at?"
 
 def page() -> None:
     choice = state.choice()
-    if choice is None:
-        _welcome()
-        return
     st.title(QUESTION, anchor=False)
     encoding = widgets.need_encoding(choice)
     ready = cache.head_facts(choice)
@@ -41,15 +38,6 @@ def page() -> None:
     elif found is not None:
         _figures(encoding, found)
     widgets.reading(_reading)
-
-
-def _welcome() -> None:
-    widgets.head(
-        "What do token probabilities look like from inside?",
-        "Headscope opens the output head of a language model: it measures how a token's average probability is "
-        "written into its embedding, and lets you change it.",
-    )
-    _real_one()
 
 
 def _real_one() -> None:

@@ -28,9 +28,6 @@ MEASURES = {"KL": "kl", "Top prediction": "top1_agreement", "Perplexity": "perpl
 def page() -> None:
     st.title(QUESTION, anchor=False)
     choice = state.choice()
-    if choice is None:
-        widgets.note("Choose a model on the left first.")
-        return
     encoding = widgets.need_encoding(choice)
     try:
         ready = cache.pruning(choice)

@@ -28,9 +28,6 @@ SHOWN = 12
 def page() -> None:
     st.title(QUESTION, anchor=False)
     choice = state.choice()
-    if choice is None:
-        widgets.note("Choose a model on the left first.")
-        return
     encoding = widgets.need_encoding(choice)
     widgets.need_prepared(choice)
     state.drop_unknown(edits.alphas(encoding, state.edits()))

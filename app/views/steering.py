@@ -28,9 +28,6 @@ VIEWS = ("Result", "Side effects", "Few positions")
 def page() -> None:
     st.title(QUESTION, anchor=False)
     choice = state.choice()
-    if choice is None:
-        widgets.note("Choose a model on the left first.")
-        return
     encoding = widgets.need_encoding(choice)
     widgets.need_prepared(choice)
     _bench(choice, encoding)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import jobs, state, uploads
+from app import jobs, sidebar, state, uploads
 from app.views.encoding import find_tokens
 from core.errors import AnalysisError
 from core.figures import words
@@ -58,11 +58,36 @@ def test_every_page_asks_a_question_and_is_filled_at_the_first_visit(visit: Visi
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_page_says_what_to_do_while_no_model_is_chosen(visit: Visit, page: str) -> None:
-    test = visit(page)
-    fine(test.selectbox(key="model").set_value(None).run())
-    if page not in ("model", "dynamics", "method"):
-        assert "Choose a model" in text_of(test)
+def test_a_field_that_is_emptied_keeps_its_choice(visit: Visit, page: str) -> None:
+    """A slow browser sends fields empty that it has not filled yet: nobody emptied them, and no edit is lost."""
+    test = visit(page, model="smollm2", corpus="python-docs", positions="4096", seed="7", edit=EDIT)
+    before = {key: test.query_params.get(key) for key in ("model", "corpus", "positions", "seed", "edit")}
+    test.selectbox(key="model").set_value(None)
+    test.selectbox(key="corpus").set_value(None)
+    test.number_input(key="seed").set_value(None)
+    fine(test.run())
+    assert {key: test.query_params.get(key) for key in before} == before
+    assert test.selectbox(key="model").value == "smollm2" and test.number_input(key="seed").value == 7
+
+
+@pytest.mark.parametrize("key", ["model", "corpus", "seed"])
+def test_a_field_lost_while_the_page_is_drawn_keeps_its_choice(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Streamlit forgets the fields of a run that it cuts short, and may do so while the next one is being drawn."""
+    test = visit("encoding", model="smollm2", corpus="python-docs", seed="7")
+    shown = text_of(fine(test))
+    draw = sidebar.draw
+
+    def lost() -> None:
+        del state.st.session_state[key]
+        draw()
+
+    monkeypatch.setattr(sidebar, "draw", lost)
+    fine(test.run())
+    assert text_of(test) == shown
+    monkeypatch.setattr(sidebar, "draw", draw)
+    assert param(fine(test.run()), key) == {"model": "smollm2", "corpus": "python-docs", "seed": "7"}[key]
 
 
 def test_the_welcome_starts_an_analysis_by_itself(visit: Visit) -> None:
@@ -354,7 +379,7 @@ def test_a_pasted_text_has_its_limits(visit: Visit) -> None:
 
 def test_another_model_forgets_the_edits(visit: Visit) -> None:
     test = visit("steering", model="smollm2", edit=EDIT)
-    test.selectbox(key="model").set_value(None).run()
+    test.selectbox(key="model").set_value("demo").run()
     assert "edit" not in test.query_params
 
 
