@@ -22,7 +22,7 @@ from app.state import Choice
 from core.errors import HeadscopeError, InputError
 from core.figures import Chart, Look
 from core.model.facts import HeadFacts
-from core.pruning.names import METHODS
+from core.pruning.names import STANDARD
 from core.results import Sampling
 from core.settings import Progress, Texts
 from core.steering import Edit, edited_prompt
@@ -236,7 +236,7 @@ def _pruning(choice: Choice) -> tuple[Pruning, ...]:
     job = jobs.analyses().find(("prune", choice))
     if job is not None and job.state == "done":
         return job.result
-    found = _analysis(choice).stored_pruning(METHODS, PRUNED)
+    found = _analysis(choice).stored_pruning(STANDARD, PRUNED)
     if found is None:
         raise _NotYet
     return found
@@ -254,7 +254,7 @@ def pruning(choice: Choice) -> tuple[Pruning, ...] | Job:
 
 def _prune(choice: Choice, progress: Progress) -> tuple[Pruning, ...]:
     _start_torch(progress)
-    return open_analysis(choice).prune(METHODS, PRUNED, progress=progress)
+    return open_analysis(choice).prune(STANDARD, PRUNED, progress=progress)
 
 
 def find_pruned_texts(choice: Choice, wanted: Pruned) -> Job | None:

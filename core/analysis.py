@@ -26,11 +26,11 @@ from core.encoding import Encoding, encode, fit_line
 from core.errors import AnalysisError, InputError
 from core.model.facts import HeadFacts
 from core.model.files import ModelFiles, ready, resolve
-from core.moments import Observation, Reservoir
-from core.pruning.names import FAST_MULTIPLE, METHODS, check_method, check_pruning, check_removed
+from core.moments import Moments, Observation, Reservoir
+from core.pruning.names import FAST_MULTIPLE, NEEDS_OWN_TEXT, STANDARD, check_method, check_pruning, check_removed
 from core.pruning.result import HeadCost, Pruning
 from core.results import DirectionRow, FewShotPoint, Generated, NextToken, Sampling, Similarity, TokenChoice
-from core.settings import OnTokens, Progress, Settings, no_progress
+from core.settings import LEAST_HELD_OUT, OnTokens, Progress, Settings, no_progress
 from core.steering import (
     LOGIT_BIAS,
     Edit,
@@ -353,7 +353,7 @@ class Analysis:
 
     def prune(
         self,
-        methods: Sequence[str] = METHODS,
+        methods: Sequence[str] = STANDARD,
         removed: Sequence[float] = (0.1, 0.3, 0.5),
         *,
         judge: Analysis | str | None = None,
@@ -395,6 +395,7 @@ class Analysis:
                     method,
                     removed,
                     seeds=range(first, first + seeds),
+                    own=self.own_moments(method, progress),
                     corpus=self.corpus_name,
                     judged_on=other.corpus_name,
                     progress=progress,
@@ -447,7 +448,18 @@ class Analysis:
 
         progress("Pruning the head", None)
         head, seed = self.loaded(progress).head, self.settings.seed
-        return prune_head(head, encoding, observation.fit, method, removed, seed, multiple=multiple)
+        own = self.own_moments(method, progress)
+        return prune_head(head, encoding, observation.fit, method, removed, seed, own=own, multiple=multiple)
+
+    def own_moments(self, method: str, progress: Progress = no_progress) -> Moments | None:
+        """Sums over texts that the model writes itself, for the methods that need them. Observed once, then stored."""
+        if method not in NEEDS_OWN_TEXT:
+            return None
+        from core.pruning.basis import OWN_POSITIONS
+
+        settings = replace(self.settings, positions=OWN_POSITIONS, held_out=LEAST_HELD_OUT)
+        own = Analysis(self.model, f"self:{OWN_POSITIONS}", settings, self.store, local_paths=self.local_paths)
+        return own.observation(progress).fit
 
     def pruned(
         self, method: str | None, removed: float | None, steering: Steering | None, progress: Progress = no_progress

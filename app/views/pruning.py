@@ -229,7 +229,8 @@ def _reading() -> None:
             "Everything a method needs (α, A, second moments) comes from the text that fits; all figures are on text that "
             "only judges. **The paper's order** drops the dimensions with the least saliency $|A_i|\\,\\mathrm{std}(E_i)$. "
             "**Compensated**: what the kept dimensions can predict of the dropped ones is folded into the matrix. "
-            "**Rotated**: the head becomes a product of two thin matrices, the best ones for $G$ and the hidden states. The "
+            "**Rotated**: the head becomes a product of two thin matrices, the best ones for $G$ and the hidden states. For "
+            "texts of another kind, `headscope prune --method rotated-self` lets the model write first and counts that. The "
             "grey band is the range of random orders. The claim that much can go would be wrong for this model if the "
             "curves rose at once; where they do, the sentence above says so with its number."
         )

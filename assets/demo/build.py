@@ -24,7 +24,7 @@ from core.corpus import read_corpus
 from core.dynamics import Dynamics, finding
 from core.kept import DEMO, DEMO_KEY, read_kept
 from core.model.files import DEMO as MODEL
-from core.pruning.names import METHODS
+from core.pruning.names import STANDARD
 from core.results import Sampling
 from core.series import keep_series, read_run, step_folder, train_series
 from core.settings import Settings
@@ -82,7 +82,7 @@ def precompute(scratch: Path) -> None:
         encoding = analysis.encoding()
         analysis.observation()
         analysis.head_facts()
-        analysis.prune(METHODS, PRUNED)
+        analysis.prune(STANDARD, PRUNED)
         analysis.keep_prompt(state.DEFAULT_PROMPT)
         first = edits.offered(encoding)
         if first is not None:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 @cli.command()
 @click.argument("model")
 @click.option(
-    "--method", "methods", help="Names with commas: saliency, random, reverse, std, rms, …; all if not given."
+    "--method",
+    "methods",
+    help="Names with commas: saliency, random, reverse, std, rms, …, or all; all but rotated-self, which lets the model write "
+    "first, if not given.",
 )
 @click.option("--remove", default="0.1,0.3,0.5", show_default=True, help="Fractions of the dimensions, with commas.")
 @click.option("--judge", metavar="CORPUS", help="Judge on the held-out part of another corpus too.")
@@ -41,10 +44,12 @@ def prune(
 ) -> None:
     """Delete dimensions of MODEL's output embedding, or lower its rank, and judge every fraction on held-out text."""
     from core import summary
-    from core.pruning.names import METHODS, check_method, check_removed
+    from core.pruning.names import METHODS, STANDARD, check_method, check_removed
     from core.pruning.result import largest_removable
 
-    chosen = [name.strip() for name in methods.split(",")] if methods else list(METHODS)
+    chosen = [name.strip() for name in methods.split(",")] if methods else list(STANDARD)
+    if chosen == ["all"]:
+        chosen = list(METHODS)
     removed = numbers(remove, "--remove", float)
     for name in chosen:
         check_method(name)

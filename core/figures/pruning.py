@@ -33,6 +33,7 @@ NAMES = {
     "rotated": "rotated, Fisher",
     "rotated-unweighted": "rotated, unweighted",
     "rotated-tempered": "rotated, tempered",
+    "rotated-self": "rotated, own text",
 }
 """How figures and sentences call the methods, short enough for two columns on a phone; others by their own name."""
 

@@ -96,14 +96,22 @@ class PrunedHead:
 
 
 def prune_head(
-    head: Head, encoding: Encoding, fit: Moments, method: str, removed: float, seed: int = 0, *, multiple: int = 1
+    head: Head,
+    encoding: Encoding,
+    fit: Moments,
+    method: str,
+    removed: float,
+    seed: int = 0,
+    *,
+    own: Moments | None = None,
+    multiple: int = 1,
 ) -> PrunedHead:
     """Prune a head; it is not changed.
 
     Args:
         head: the full head. encoding: its fit. fit: sums over the fitting part, all that is used of the corpus.
         method: one of `core.pruning.names.METHODS`. removed: the fraction of dimensions that goes, 0 ≤ removed < 1.
-        seed: of the order `random`.
+        seed: of the order `random`. own: sums over the model's own text, for `rotated-self` only.
         multiple: round the width down to a multiple of this, see `kept_dims`. With 1 the head is exactly that of the curve's
             point at `removed`; `FAST_MULTIPLE` is for speed.
 
@@ -111,7 +119,7 @@ def prune_head(
         InputError: no such method, or a fraction out of range.
     """
     width = kept_dims(head.weight.shape[1], removed, multiple)
-    return cut(head, find_basis(method, head, encoding, fit, seed), width, method, removed)
+    return cut(head, find_basis(method, head, encoding, fit, seed, own), width, method, removed)
 
 
 def cut(head: Head, basis: Basis, width: int, method: str, removed: float) -> PrunedHead:

@@ -9,9 +9,13 @@ DELETIONS = ("saliency", "random", "reverse", "std", "rms")
 """Dimensions leave one after another and the others stay as they are."""
 COMPENSATED = ("compensated", "greedy")
 """Dimensions leave, and the others take over what can be predicted of them."""
-ROTATIONS = ("rotated-unweighted", "rotated", "rotated-tempered")
+ROTATIONS = ("rotated-unweighted", "rotated", "rotated-tempered", "rotated-self")
 """The head becomes a product of two thin matrices."""
 METHODS = (*DELETIONS, *COMPENSATED, *ROTATIONS)
+NEEDS_OWN_TEXT = ("rotated-self",)
+"""Methods that let the model write first, which takes a minute or more."""
+STANDARD = tuple(name for name in METHODS if name not in NEEDS_OWN_TEXT)
+"""What is measured where no method is named."""
 
 FAST_MULTIPLE = 16
 """Matrix products are fast where the width is a multiple of this."""

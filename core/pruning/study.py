@@ -26,6 +26,7 @@ def prune_curve(
     removed: Sequence[float],
     *,
     seeds: Sequence[int] = (0,),
+    own: Moments | None = None,
     corpus: str = "",
     judged_on: str = "",
     progress: Progress = no_progress,
@@ -33,7 +34,7 @@ def prune_curve(
     """Prune to every fraction of `removed` and judge.
 
     Args:
-        head, encoding, fit: as for `prune_head`; the method sees nothing else. judge: holds the positions that judge.
+        head, encoding, fit, own: as for `prune_head`; the method sees nothing else. judge: holds the positions that judge.
         seeds: of the order `random`; other methods take the first only.
         progress: called at every tile of the vocabulary; may raise `Cancelled`.
     """
@@ -43,7 +44,7 @@ def prune_curve(
     bases, found = [], []
     for seed in used:
         progress(f"Pruning by {method}", None)
-        bases.append(find_basis(method, head, encoding, fit, seed))
+        bases.append(find_basis(method, head, encoding, fit, seed, own))
         found.append(judge.measure(bases[-1], widths, progress))
     first = bases[0]
     points = tuple(

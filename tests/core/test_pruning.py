@@ -14,7 +14,16 @@ from core.analysis import Analysis
 from core.encoding import encode
 from core.errors import AnalysisError, Cancelled, InputError
 from core.moments import Moments, Observation
-from core.pruning.basis import Basis, compensated, deletion, find_basis, rotated, surgeon_order, token_covariance
+from core.pruning.basis import (
+    Basis,
+    compensated,
+    deletion,
+    find_basis,
+    ridged,
+    rotated,
+    surgeon_order,
+    token_covariance,
+)
 from core.pruning.curve import Judge
 from core.pruning.head import cut, prune_head
 from core.pruning.names import DELETIONS, METHODS, kept_dims
@@ -99,7 +108,8 @@ def test_a_point_is_what_the_model_with_the_dense_matrix_gives(tiny_analysis, ar
     p, following = held_out_log_probabilities(analysis, whole)
     head = analysis.loaded().head
     for point in found.points:
-        pruned = prune_head(head, analysis.encoding(), analysis.observation().fit, method, point.removed)
+        own = analysis.own_moments(method)
+        pruned = prune_head(head, analysis.encoding(), analysis.observation().fit, method, point.removed, own=own)
         assert pruned.dims == point.dims
         q, _ = held_out_log_probabilities(analysis, with_head(analysis, pruned.dense_weight()))
         kl, same, _, after = divergences(p, q, following)
@@ -243,12 +253,12 @@ def other_numbers(part: Moments, seed: int) -> Moments:
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_is_computed_from_the_judged_positions(tiny_analysis, method: str) -> None:
     analysis: Analysis = tiny_analysis("gpt2")
-    head, true = analysis.loaded().head, analysis.observation()
+    head, true, own = analysis.loaded().head, analysis.observation(), analysis.own_moments(method)
     embedding = head.weight.numpy()
 
     def arrays(observation: Observation) -> list[np.ndarray]:
         encoding = encode(embedding, observation, is_token=head.is_token, seed=3)
-        pruned = prune_head(head, encoding, observation.fit, method, 0.4, seed=3)
+        pruned = prune_head(head, encoding, observation.fit, method, 0.4, seed=3, own=own)
         return [np.asarray(part) for part in (pruned.left, pruned.right, pruned.kept) if part is not None]
 
     before = arrays(true)
@@ -273,6 +283,27 @@ def test_a_pruned_head_is_smaller_and_the_same_as_its_dense_matrix(tiny_analysis
     assert pruned.logits(hidden, out=out) is out
     assert pruned.bytes <= 4 * (300 * 16 + 32 * 16 + 300) and (pruned.kept is None) == (method == "rotated")
     assert torch.equal(head.weight, untouched)
+
+
+def test_the_models_own_text_counts_half_as_much(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    head, fit = analysis.loaded().head, analysis.observation().fit
+    own = analysis.own_moments("rotated-self")
+    assert own is not None and own.n > 2048 and analysis.own_moments("rotated") is None
+    by_hand = rotated(
+        ridged(token_covariance(head, (2 * fit.alpha + own.alpha) / 3)),
+        ridged((2 * fit.sum_hh / fit.n + own.sum_hh / own.n) / 3),
+    )
+    basis = find_basis("rotated-self", head, analysis.encoding(), fit, own=own)
+    for width in (9, 20):  # the signs of the axes are free: what they span is not
+        np.testing.assert_allclose(
+            basis.columns[:, :width] @ basis.components[:, :width].T,
+            by_hand.columns[:, :width] @ by_hand.components[:, :width].T,
+            atol=1e-8,
+        )
+    with pytest.raises(ValueError, match="own text"):
+        find_basis("rotated-self", head, analysis.encoding(), fit)
+    assert analysis.own_moments("rotated-self").sum_loss == own.sum_loss  # type: ignore[union-attr]
 
 
 def test_random_orders_have_a_band(tiny_analysis) -> None:

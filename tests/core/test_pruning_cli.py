@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from core.cli import cli
-from core.pruning.names import METHODS
+from core.pruning.names import STANDARD
 from tests.tiny import tiny_model
 
 SMALL = ["--positions", "400", "--context", "64", "--held-out", "0.5"]
@@ -36,7 +36,7 @@ def test_the_table_of_all_methods(model: str, cache: str) -> None:
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[2].split()[0] == "removed" and "10 % (29 stay)" in lines[2] and "50 % (16 stay)" in lines[2]
-    assert [line.split()[0] for line in lines[3:]] == list(METHODS)
+    assert [line.split()[0] for line in lines[3:]] == list(STANDARD)
     assert "–" in next(line for line in lines if line.startswith("random"))  # the band of its seeds
 
 
