@@ -202,7 +202,7 @@ def memory_of_a_pass(subject: Subject) -> Iterable[Ratio]:
     yield Ratio(name, "400 MB", used / 400, 1.0, used, 400.0, "MB")
     large = large_vocabulary(loaded)
     few = replace(plan, chunks=(*plan.chunks[:2], plan.chunks[-1]))
-    observe(large, replace(plan, chunks=(plan.chunks[-2], plan.chunks[-1])) if len(plan.chunks) > 2 else few)
+    observe(large, warm)
     used = extra_memory(lambda: observe(large, few)) / MEGABYTE
     name = f"observe: peak extra memory, V = {large.description.vocab_size:,}"
     yield Ratio(name, "1,536 MB", used / 1536, 1.0, used, 1536.0, "MB")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BROWSER = (
     "What needs a browser (a slider step, redraws while dragging, the second load of a model) is measured by "
-    "python -m pytest tests/benchmarks -m benchmark, from a checkout with the extra test."
+    "python -m tests.benchmarks.browser, from a checkout with the extra test."
 )
 
 

@@ -57,7 +57,7 @@ def curve_ratio(analysis: Analysis, *, method: str = "saliency", positions: int 
     def one_by_one() -> np.ndarray:
         return np.array(separate_evaluations(head, heads, sample))
 
-    np.testing.assert_allclose(block_wise()[:, 0], one_by_one()[:, 0], atol=1e-4)
+    np.testing.assert_allclose(block_wise()[:, 0], one_by_one()[:, 0], rtol=1e-4, atol=1e-6)
     return in_turns(block_wise, one_by_one, rounds)
 
 

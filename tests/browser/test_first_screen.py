@@ -42,10 +42,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def bare_page(folder: Path) -> Iterator[str]:
+def bare_page(folder: Path, code: str = BARE) -> Iterator[str]:
     """A Streamlit page with one Plotly chart and nothing else."""
     script, port = folder / "bare.py", free_port()
-    script.write_text(BARE)
+    script.write_text(code)
     options = ("headless=true", "fileWatcherType=none", f"port={port}", "address=localhost")
     command = [sys.executable, "-m", "streamlit", "run", str(script), *(f"--server.{each}" for each in options)]
     command += ["--browser.gatherUsageStats=false", "--server.showEmailPrompt=false"]

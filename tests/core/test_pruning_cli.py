@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from core.cli import cli
-from core.pruning.names import STANDARD
+from core.pruning.names import METHODS, STANDARD
 from tests.tiny import tiny_model
 
 SMALL = ["--positions", "400", "--context", "64", "--held-out", "0.5"]
@@ -38,6 +38,12 @@ def test_the_table_of_all_methods(model: str, cache: str) -> None:
     assert lines[2].split()[0] == "removed" and "10 % (29 stay)" in lines[2] and "50 % (16 stay)" in lines[2]
     assert [line.split()[0] for line in lines[3:]] == list(STANDARD)
     assert "–" in next(line for line in lines if line.startswith("random"))  # the band of its seeds
+
+
+def test_the_table_with_the_methods_that_let_the_model_write(model: str, cache: str) -> None:
+    done = run(model, *SMALL, "--cache", cache, "--method", "all", "--remove", "0.3", "--seeds", "1")
+    assert done.exit_code == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[3:]] == list(METHODS)
 
 
 def test_json(model: str, cache: str, tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""What a visitor waits for, as ratios of two times in one run: `python -m tests.benchmarks.browser [--cache FOLDER]`.
+
+Needs the model `smollm2` and a browser, and takes some minutes; leave the machine otherwise idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import platformdirs
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.browser.chromium import ARGUMENTS, find_chromium
+from tests.browser.pages import charts_drawn, settle, visit, visitor
+from tests.browser.server import running_app
+from tests.browser.test_first_screen import bare_page
+
+STEPS = 12
+DRAG_SECONDS = 3.0
+STEP_LIMIT, SECOND_LIMIT, REDRAWS = 1.5, 0.15, 30.0
+PATIENCE = 1_200_000
+BARE = """
+import plotly.graph_objects as go
+import streamlit as st
+st.set_page_config(layout="wide")
+n = st.slider("n", 1, 100, 40)
+st.plotly_chart(go.Figure(go.Scatter(x=list(range(200)), y=[n * x for x in range(200)])), key="bare")
+"""
+RESULT = "JSON.stringify(document.querySelector('.st-key-result .js-plotly-plot')?._fullData.map(t => Array.from(t.x ?? [])))"
+"""What the chart below the slider holds."""
+ANSWERED = f"""([ratio, before]) => {RESULT} !== before
+    && document.querySelector('.hs-sentence').innerText.includes(`asked ${{ratio}}`)"""
+
+
+def bare_step(browser: Browser, folder: Path) -> float:
+    """Seconds from an arrow key until the chart of a bare page shows it, the median."""
+    with bare_page(folder, BARE) as url, visitor(browser, url) as page:
+        page.goto("/")
+        slider = page.get_by_role("slider")
+        slider.focus()
+        page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullData?.length")
+        settle(page)
+        found = []
+        for step in range(1, STEPS + 1):
+            started = time.perf_counter()
+            page.keyboard.press("ArrowRight")
+            page.wait_for_function(
+                "n => document.querySelector('.js-plotly-plot')._fullData[0].y[1] === n", arg=40 + step, polling="raf"
+            )
+            found.append(time.perf_counter() - started)
+            settle(page)
+    return statistics.median(found[2:])
+
+
+def our_step(page: Page) -> float:
+    """Seconds from an arrow key until the sentence and every figure of the page Steering show it, the median."""
+    visit(page, "/steering?model=smollm2&corpus=python-docs&edit=4626:2")
+    slider = page.get_by_role("slider").first
+    slider.wait_for(timeout=PATIENCE)
+    charts_drawn(page, 2)
+    settle(page)
+    slider.focus()
+    found = []
+    for _ in range(STEPS):
+        before = page.evaluate(RESULT)
+        started = time.perf_counter()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(ANSWERED, arg=[slider.get_attribute("aria-valuetext"), before], polling="raf")
+        found.append(time.perf_counter() - started)
+        settle(page)
+    return statistics.median(found[2:])
+
+
+def redraws(page: Page) -> float:
+    """Redraws of the next-token chart a second while the slider is dragged."""
+    slider = page.get_by_role("slider").first
+    box = slider.bounding_box()
+    assert box is not None
+    at, steps = int(slider.input_value()), int(slider.get_attribute("max") or 0)
+    x, y = box["x"] + 8 + (box["width"] - 16) * at / steps, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    first, started, move = int(page.locator(".knobs").get_attribute("data-frames") or 0), time.perf_counter(), 0
+    while time.perf_counter() - started < DRAG_SECONDS:
+        move += 1
+        page.mouse.move(x - 100 + 100 * abs(move % 40 - 20) / 20, y)
+    seconds = time.perf_counter() - started
+    frames = int(page.locator(".knobs").get_attribute("data-frames") or 0) - first
+    page.mouse.up()
+    return frames / seconds
+
+
+def loads(browser: Browser, models: Path, folder: Path) -> tuple[float, float]:
+    """Seconds until the page Encoding of `smollm2` is filled: the first time, and after a restart with what was kept."""
+    shutil.copytree(models, folder / "cache" / "models")
+    found = []
+    for _ in range(2):
+        with running_app(folder / "cache", folder / "log") as server, visitor(browser, server.url) as page:
+            started = time.perf_counter()
+            page.goto("/encoding?model=smollm2")
+            page.locator(".js-plotly-plot").first.wait_for(timeout=PATIENCE)
+            charts_drawn(page)
+            found.append(time.perf_counter() - started)
+    return found[0], found[1]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument(
+        "--cache", type=Path, default=None, help="A cache that holds the model, and results if need be."
+    )
+    cache = options.parse_args().cache or Path(
+        os.environ.get("HEADSCOPE_TEST_CACHE") or platformdirs.user_cache_path("headscope-tests")
+    )
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as name:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(ARGUMENTS))
+        folder = Path(name)
+        bare = bare_step(browser, folder)
+        with running_app(cache, folder / "log") as server, visitor(browser, server.url) as page:
+            ours = our_step(page)
+            print(
+                f"slider step / bare page: {ours / bare:.2f} (limit {STEP_LIMIT}; {ours:.3f} s / {bare:.3f} s)",
+                flush=True,
+            )
+            print(f"redraws while dragging: {redraws(page):.0f} a second (at least {REDRAWS:.0f})", flush=True)
+        first, second = loads(browser, cache / "models", folder)
+        print(f"second load / first: {second / first:.3f} (limit {SECOND_LIMIT}; {second:.1f} s / {first:.1f} s)")
+
+
+if __name__ == "__main__":
+    main()
