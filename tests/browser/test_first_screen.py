@@ -57,8 +57,7 @@ def bare_page(folder: Path, code: str = BARE) -> Iterator[str]:
         process.wait()
 
 
-def seconds_to_a_chart(browser: Browser, url: str, path: str, started: float) -> float:
-    """From the start of the command until the first chart stands in a browser that has nothing of it yet."""
+def wait_until_healthy(url: str) -> None:
     healthy = False
     while not healthy:
         try:
@@ -66,6 +65,11 @@ def seconds_to_a_chart(browser: Browser, url: str, path: str, started: float) ->
                 healthy = answer.status == 200
         except OSError:
             time.sleep(0.02)
+
+
+def seconds_to_a_chart(browser: Browser, url: str, path: str, started: float) -> float:
+    """From the start of the command until the first chart stands in a browser that has nothing of it yet."""
+    wait_until_healthy(url)
     with visitor(browser, url) as page:
         page.goto(path)
         page.wait_for_function(CHART, timeout=PATIENCE, polling=20)
