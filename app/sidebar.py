@@ -41,7 +41,7 @@ def draw() -> None:
                 help="Contexts over which probabilities are averaged (k = 1,024). A quarter as many again, from other "
                 "documents, only judge. More is slower and steadier.",
             )
-            st.number_input("Seed", 0, 2**32 - 1, None, 1, key="seed", required=True, help="Same seed, same numbers.")
+            st.number_input("Seed", 0, 2**32 - 1, None, 1, key="seed", help="Same seed, same numbers.")
             _large()
 
 
@@ -52,7 +52,7 @@ def _large() -> None:
 def _model() -> None:
     current = state.chosen("model")
     if rules().shared:
-        st.selectbox("Model", list(rules().models), None, key="model", required=True, on_change=state.model_chosen)
+        st.selectbox("Model", list(rules().models), None, key="model", on_change=state.model_chosen)
         return
     st.selectbox(
         "Model",
@@ -61,7 +61,6 @@ def _model() -> None:
         accept_new_options=True,
         placeholder="Choose or type a model",
         key="model",
-        required=True,
         on_change=state.model_chosen,
         help="`demo` (bundled), `smollm2` (93 MB, fetched once), a model on the Hugging Face Hub "
         "as `org/name` or `org/name@revision`, a "
@@ -77,7 +76,6 @@ def _corpus() -> None:
         format_func=uploads.title,
         accept_new_options=not rules().shared,
         key="corpus",
-        required=True,
         help="The text over which probabilities are averaged. `sampler`: original prose that comes with Headscope. "
         "`python-docs`: Python's help topics." + ("" if rules().shared else f" {MORE_TEXTS}"),
     )
