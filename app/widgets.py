@@ -97,13 +97,6 @@ def plain(text: str) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
-def head(question: str, sentence: str = "") -> None:
-    """A page begins with its question and the sentence (HTML, already escaped) that answers it."""
-    st.title(question, anchor=False)
-    if sentence:
-        say(sentence)
-
-
 def say(sentence: str) -> None:
     """The page's one sentence (HTML, already escaped)."""
     st.html(f'<p class="hs-sentence">{sentence}</p>')

@@ -420,9 +420,9 @@ class Analysis:
         key = self.key(files) | {"judge": other.key(files), "removed": [float(f) for f in removed]}
         return {m: key | {"method": m, "seeds": seeds if m == "random" else 1} for m in methods}
 
-    def elsewhere(self, corpus: str) -> Analysis:
-        """The same model and settings on another corpus."""
-        return Analysis(self.model, corpus, self.settings, self.store, local_paths=self.local_paths)
+    def elsewhere(self, corpus: str, settings: Settings | None = None) -> Analysis:
+        """The same model on another corpus, with the same settings if no others are given."""
+        return Analysis(self.model, corpus, settings or self.settings, self.store, local_paths=self.local_paths)
 
     def pruned_cost(self, method: str, removed: float, progress: Progress = no_progress) -> HeadCost:
         """Measured time and size of a pruned head, its width rounded down to what is fast, against the full head."""
@@ -458,8 +458,7 @@ class Analysis:
         from core.pruning.basis import OWN_POSITIONS
 
         settings = replace(self.settings, positions=OWN_POSITIONS, held_out=LEAST_HELD_OUT)
-        own = Analysis(self.model, f"self:{OWN_POSITIONS}", settings, self.store, local_paths=self.local_paths)
-        return own.observation(progress).fit
+        return self.elsewhere(f"self:{OWN_POSITIONS}", settings).observation(progress).fit
 
     def pruned(
         self, method: str | None, removed: float | None, steering: Steering | None, progress: Progress = no_progress

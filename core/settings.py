@@ -50,6 +50,7 @@ def local_path(name: str) -> Path | None:
 
 
 LEAST_HELD_OUT = 0.01
+"""The smallest share of contexts that only judge."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -77,7 +78,7 @@ class Settings:
     def __post_init__(self) -> None:
         _check("--positions", self.positions, self.positions >= 64, "at least 64")
         _check("--context", self.context, 2 <= self.context <= 32768, "from 2 to 32768")
-        _check("--held-out", self.held_out, LEAST_HELD_OUT <= self.held_out <= 4, "a share from 0.01 to 4")
+        _check("--held-out", self.held_out, LEAST_HELD_OUT <= self.held_out <= 4, f"a share from {LEAST_HELD_OUT} to 4")
         _check("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295")
         device = self.device.split(":")[0]
         _check("--device", self.device, device in DEVICES, "one of " + ", ".join(DEVICES))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxtyping
-import platformdirs
 import pytest
 
 import tests.typecheck
@@ -67,8 +66,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def cache_folder() -> Path:
     """The one folder that outlives a run: the real model is downloaded and converted into it once."""
-    kept = os.environ.get("HEADSCOPE_TEST_CACHE") or platformdirs.user_cache_dir("headscope-tests")
-    folder = Path(kept)
+    from tests.browser.server import kept_between_runs
+
+    folder = kept_between_runs()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

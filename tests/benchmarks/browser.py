@@ -6,20 +6,18 @@ Needs the model `smollm2` and a browser, and takes some minutes; leave the machi
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import platformdirs
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.chromium import ARGUMENTS, find_chromium
-from tests.browser.pages import charts_drawn, settle, visit, visitor
-from tests.browser.server import running_app
-from tests.browser.test_first_screen import bare_page, wait_until_healthy
+from tests.browser.pages import charts_drawn, frames_drawn, grab, settle, visit, visitor
+from tests.browser.server import kept_between_runs, running_app
+from tests.browser.test_first_screen import bare_page
 
 STEPS = 12
 DRAG_SECONDS = 3.0
@@ -41,7 +39,6 @@ ANSWERED = f"([chart, told]) => {RESULT} !== chart && {SENTENCE} !== told"
 def bare_step(browser: Browser, folder: Path) -> float:
     """Seconds from an arrow key until the chart of a bare page shows it, the median."""
     with bare_page(folder, BARE) as url, visitor(browser, url) as page:
-        wait_until_healthy(url)
         page.goto("/")
         slider = page.get_by_role("slider")
         slider.focus()
@@ -82,19 +79,13 @@ def our_step(page: Page) -> float:
 
 def redraws(page: Page) -> float:
     """Redraws of the next-token chart a second while the slider is dragged."""
-    slider = page.get_by_role("slider").first
-    box = slider.bounding_box()
-    assert box is not None
-    at, steps = int(slider.input_value()), int(slider.get_attribute("max") or 0)
-    x, y = box["x"] + 8 + (box["width"] - 16) * at / steps, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    first, started, move = int(page.locator(".knobs").get_attribute("data-frames") or 0), time.perf_counter(), 0
+    x, y = grab(page, page.get_by_role("slider").first)
+    first, started, move = frames_drawn(page), time.perf_counter(), 0
     while time.perf_counter() - started < DRAG_SECONDS:
         move += 1
         page.mouse.move(x - 100 + 100 * abs(move % 40 - 20) / 20, y)
     seconds = time.perf_counter() - started
-    frames = int(page.locator(".knobs").get_attribute("data-frames") or 0) - first
+    frames = frames_drawn(page) - first
     page.mouse.up()
     return frames / seconds
 
@@ -118,9 +109,7 @@ def main() -> None:
     options.add_argument(
         "--cache", type=Path, default=None, help="A cache that holds the model, and results if need be."
     )
-    cache = options.parse_args().cache or Path(
-        os.environ.get("HEADSCOPE_TEST_CACHE") or platformdirs.user_cache_path("headscope-tests")
-    )
+    cache = options.parse_args().cache or kept_between_runs()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as name:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(ARGUMENTS))
         folder = Path(name)

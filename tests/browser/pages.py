@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 PATIENCE = 60_000
 """Milliseconds until a step of the dashboard counts as stuck; generous, for a busy machine."""
@@ -89,6 +89,22 @@ def until(page: Page, condition: str, value: object = None) -> None:
     failed = f"document.querySelector('[data-testid=stException]') || document.body.innerText.includes('{MISTAKE}')"
     page.wait_for_function(f"value => ({condition}) || {failed}", arg=value)
     settle(page)
+
+
+def grab(page: Page, slider: Locator) -> tuple[float, float]:
+    """Press the mouse on a live slider's handle; returns where that is."""
+    box = slider.bounding_box()
+    assert box is not None
+    at, steps = int(slider.input_value()), int(slider.get_attribute("max") or 0)
+    x, y = box["x"] + 8 + (box["width"] - 16) * at / steps, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    return x, y
+
+
+def frames_drawn(page: Page) -> int:
+    """How often the live sliders have drawn their figures."""
+    return int(page.locator(".knobs").get_attribute("data-frames") or 0)
 
 
 def charts_drawn(page: Page, at_least: int = 1) -> None:

@@ -7,19 +7,17 @@ Not a test: for looking at. Results come from the tests' own cache; without them
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
 from playwright.sync_api import Page, sync_playwright
 
 from tests.browser import chromium
 from tests.browser.pages import charts_drawn, settle, visit, visitor
-from tests.browser.server import running_app
+from tests.browser.server import kept_between_runs, running_app
 
 SHOTS = {
     "model": "?",
@@ -81,7 +79,7 @@ def take(
 ) -> None:
     """Start the dashboard with `arguments`, and take a picture of each page in each scheme and size."""
     out.mkdir(parents=True, exist_ok=True)
-    cache = Path(os.environ.get("HEADSCOPE_TEST_CACHE") or platformdirs.user_cache_dir("headscope-tests"))
+    cache = kept_between_runs()
     found = chromium.find_chromium()
     if found is None:
         sys.exit(chromium.MISSING)

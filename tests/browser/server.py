@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
+
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = (sys.executable, "-c", "from core.cli import main; main()", "app", "--no-browser")
 
@@ -38,6 +40,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def kept_between_runs() -> Path:
+    """The one folder that outlives a run of the tests: the real model is downloaded and converted into it once."""
+    return Path(os.environ.get("HEADSCOPE_TEST_CACHE") or platformdirs.user_cache_dir("headscope-tests"))
+
+
 @contextmanager
 def running_app(cache: Path, log: Path, *arguments: str, seconds: float = 60) -> Iterator[Server]:
     """Start the dashboard on the checked-out code with its results in `cache`; stop it at the end."""
@@ -54,7 +61,7 @@ def running_app(cache: Path, log: Path, *arguments: str, seconds: float = 60) ->
         )
     server = Server(f"http://localhost:{port}", log, process.pid)
     try:
-        _wait_until_healthy(process, server, seconds)
+        wait_until_healthy(process, server, seconds)
         yield server
     finally:
         process.terminate()
@@ -65,7 +72,7 @@ def running_app(cache: Path, log: Path, *arguments: str, seconds: float = 60) ->
             process.wait()
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], server: Server, seconds: float) -> None:
+def wait_until_healthy(process: subprocess.Popen[bytes], server: Server, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         try:

@@ -13,7 +13,18 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import NewPage
-from tests.browser.pages import PATIENCE, charts, charts_drawn, sentence, settle, text_of, until, visit
+from tests.browser.pages import (
+    PATIENCE,
+    charts,
+    charts_drawn,
+    frames_drawn,
+    grab,
+    sentence,
+    settle,
+    text_of,
+    until,
+    visit,
+)
 
 PAGES = ("", "encoding", "steering", "samples", "method")
 HOSTILE = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'>**b** $x$ :red[y]"
@@ -105,13 +116,8 @@ def test_a_dragged_slider_redraws_without_the_server(page: Page, first_visit: st
     slider = add_token(page, " river")
     charts_drawn(page)
     told, after = sentence(page), bars(page, "after")
-    box = slider.bounding_box()
-    assert box is not None
-    at, steps = int(slider.input_value()), int(slider.get_attribute("max") or 0)
-    x, y = box["x"] + 8 + (box["width"] - 16) * at / steps, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    frames = int(page.locator(".knobs").get_attribute("data-frames") or 0)
+    x, y = grab(page, slider)
+    frames = frames_drawn(page)
     for move in range(1, 31):
         page.mouse.move(x - 6 * move, y)
     until(page, "document.querySelector('.knobs').dataset.frames > value + 10", frames)

@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.pages import PATIENCE, charts_drawn, text_of, visit, visitor
-from tests.browser.server import free_port, running_app
+from tests.browser.server import Server, free_port, running_app, wait_until_healthy
 
 ROUNDS = 5
 MOST_ROUNDS = 15
@@ -44,32 +43,24 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def bare_page(folder: Path, code: str = BARE) -> Iterator[str]:
     """A Streamlit page with one Plotly chart and nothing else."""
-    script, port = folder / "bare.py", free_port()
+    script, log, port = folder / "bare.py", folder / "bare.log", free_port()
     script.write_text(code)
     options = ("headless=true", "fileWatcherType=none", f"port={port}", "address=localhost")
     command = [sys.executable, "-m", "streamlit", "run", str(script), *(f"--server.{each}" for each in options)]
     command += ["--browser.gatherUsageStats=false", "--server.showEmailPrompt=false"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    server = Server(f"http://localhost:{port}", log, process.pid)
     try:
-        yield f"http://localhost:{port}"
+        wait_until_healthy(process, server, 60)
+        yield server.url
     finally:
         process.kill()
         process.wait()
 
 
-def wait_until_healthy(url: str) -> None:
-    healthy = False
-    while not healthy:
-        try:
-            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2) as answer:
-                healthy = answer.status == 200
-        except OSError:
-            time.sleep(0.02)
-
-
 def seconds_to_a_chart(browser: Browser, url: str, path: str, started: float) -> float:
     """From the start of the command until the first chart stands in a browser that has nothing of it yet."""
-    wait_until_healthy(url)
     with visitor(browser, url) as page:
         page.goto(path)
         page.wait_for_function(CHART, timeout=PATIENCE, polling=20)
