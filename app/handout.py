@@ -55,7 +55,15 @@ def draw(
             widgets.note(told)
         else:
             st.space("stretch")
-        with st.popover("Share", key="share"):
+        with st.container(width="content"):
+            _popover(shown, result, report)
+
+
+@st.fragment
+def _popover(shown: View, result: Callable[[], dict[str, Any]], report: bool) -> None:
+    place = st.popover("Share", key="share", on_change="rerun")
+    if place.open:  # most never look, and a slider that moves would send it all anew
+        with place:
             _content(shown, result, report)
 
 

@@ -181,9 +181,9 @@ def _data(
 
 
 @st.fragment
-def reading(draw: Callable[[], None], key: str = "reading") -> None:
-    """How to read what stands above, for whoever asks."""
-    place = st.expander("How to read this", key=key, on_change="rerun")
+def reading(draw: Callable[[], None], key: str = "reading", title: str = "How to read this") -> None:
+    """More about what stands above, drawn for whoever asks."""
+    place = st.expander(title, key=key, on_change="rerun")
     if place.open:
         with place:
             draw()

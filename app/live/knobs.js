@@ -7,7 +7,7 @@ function digits(value) {
   if (!Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e6 || size < 1e-4) return value.toExponential(1).replace("e-", "e" + MINUS).replace("e+", "e");
+  if (size >= 1e15 || size < 1e-4) return value.toExponential(1).replace("e-", "e" + MINUS).replace("e+", "e");
   return Number(value.toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 7 });
 }
 const times = (ratio) => (ratio >= 0.995 ? `${digits(ratio)}×` : `1/${digits(1 / ratio)}`);
@@ -53,13 +53,14 @@ class Knobs {
     const [next, range] = ["next", "range"].map((name) => {
       const box = this.make("figure", "knob-figure", figures);
       const title = this.make("figcaption", "", box);
-      const body = this.make("div", `knob-${name}`, box);
+      const body = this.make("div", `knob-${name}`, this.make("div", "knob-plot", box));
       body.setAttribute("role", "img");
       return { box, title, body };
     });
     this.next = next;
     this.range = range;
-    this.drawn = false;
+    this.range.point = this.make("div", "knob-now", range.body.parentElement);
+    this.range.drawn = "";
     this.ids = "";
     this.active = 0;
     this.frames = 0;
@@ -158,6 +159,7 @@ class Knobs {
   redraw() {
     // everything anew: other tokens, another prompt, other colours
     const { data } = this;
+    for (const [name, colour] of Object.entries(data.colours)) this.root.style.setProperty(`--${name}`, colour);
     for (const name of ["next", "range"]) {
       const given = data.figures[name];
       this[name].box.hidden = !given;
@@ -166,20 +168,44 @@ class Knobs {
       this[name].body.setAttribute("aria-label", given.summary);
     }
     this.bars();
-    const given = data.figures.range;
-    this.drawn = Boolean(given);
-    if (given) {
-      const shown = structuredClone(given.figure);
-      window.Plotly.react(this.range.body, shown.data, shown.layout, { displayModeBar: false, responsive: true });
-    }
+    this.curves();
     this.draw();
+  }
+
+  curves() {
+    // the figure of the whole range, where it is another one: Plotly takes longer to draw than all the rest
+    const { data, range } = this;
+    const figure = JSON.stringify(data.figures.range?.figure ?? "");
+    if (figure === range.drawn) return;
+    range.drawn = figure;
+    if (!data.figures.range) return;
+    const { data: traces, layout } = JSON.parse(figure);
+    window.Plotly.react(range.body, traces, layout, { displayModeBar: false });
+    if (range.followed) return;
+    for (const event of ["plotly_afterplot", "plotly_relayouting"]) range.body.on(event, () => this.point());
+    range.followed = new ResizeObserver(() => range.body.clientWidth && window.Plotly.Plots.resize(range.body));
+    range.followed.observe(range.body); // it stands alone until the model can answer the prompt, then beside
+  }
+
+  point() {
+    // where the slider stands on the first token's curve; not one of Plotly's, which would draw all of it anew
+    const { range, at } = this;
+    const { xaxis, yaxis } = range.body._fullLayout ?? {};
+    if (!xaxis || !at) return;
+    const [x, y] = [xaxis.d2p(at.ratio), yaxis.d2p(at.heldOut)];
+    const seen = x >= 0 && x <= xaxis._length && y >= 0 && y <= yaxis._length;
+    range.point.hidden = !seen;
+    range.point.style.left = `${xaxis._offset + x}px`;
+    range.point.style.top = `${yaxis._offset + y}px`;
+    range.point.dataset.asked = at.ratio;
+    range.point.dataset.told = `now: ${times(at.ratio)}`;
+    range.point.classList.toggle("knob-now-below", at.ratio < 1);
   }
 
   bars() {
     // two bars a token, before and after; plain boxes, since these are redrawn at the rate of the screen
     const { data, next } = this;
     next.body.replaceChildren();
-    for (const side of ["before", "after", "after-text"]) next.body.style.setProperty(`--${side}`, data.colours[side]);
     const key = this.make("p", "knob-key", next.body);
     for (const side of ["before", "after"]) {
       this.make("span", `knob-bar knob-${side}`, key);
@@ -227,9 +253,9 @@ class Knobs {
         pair[side].value.textContent = percent(p);
       });
     });
-    if (this.drawn && data.figures.range.edit === this.active) {
-      window.Plotly.restyle(this.range.body, { x: [[ratio]], y: [[heldOut]], text: [[` now: ${times(ratio)}`]] },
-        [data.figures.range.now]);
+    if (data.figures.range?.edit === this.active) {
+      this.at = { ratio, heldOut };
+      this.point();
     }
     this.frames += 1;
     this.root.dataset.frames = this.frames; // for the test that counts redraws

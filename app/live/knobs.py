@@ -100,9 +100,9 @@ def knob_data(
         chart = figures.sweep(points, steering, look)
         title = f"Realised against asked: {visible(steering.tokens[0].token)}"
         chart.figure.layout.autosize = True
+        chart.figure.data = chart.figure.data[:-1]  # the current point is the browser's
         figure = json.loads(chart.figure.to_json(engine="json"))
-        now = len(chart.figure.data) - 1  # the trace of the current point
-        drawn["range"] = {"title": title, "summary": chart.summary, "figure": figure, "edit": 0, "now": now}
+        drawn["range"] = {"title": title, "summary": chart.summary, "figure": figure, "edit": 0}
     return {
         "edits": edits,
         "shown": shown,

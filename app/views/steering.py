@@ -126,21 +126,22 @@ def _numbers(
         made = functools.cache(chart)  # its table and its figure are of one chart
         widgets.data(lambda: made().table, key, picture=title, figure=lambda: made().figure)
 
-    summaries = [html.escape(figure["summary"]) for figure in data["figures"].values()]
-    if prompt is not None:
-        summaries.append(
-            f"Here every other token is multiplied by {words.number(prompt.others_factor, 4)}; entropy "
-            f"{words.number(prompt.entropy_before)} before, {words.nats(prompt.entropy_after)} after. The ratio at one "
-            "prompt differs from the mean over a text, which is what was asked."
-        )
-    with st.expander("The figures in words and numbers"):
-        for told in summaries:
-            widgets.note(told)
-        look, chosen = state.look(), str(state.chosen("prompt") or "")
+    look, chosen = state.look(), str(state.chosen("prompt") or "")
+
+    def told() -> None:
+        for figure in data["figures"].values():
+            widgets.note(html.escape(figure["summary"]))
         if prompt is not None:
+            widgets.note(
+                f"Here every other token is multiplied by {words.number(prompt.others_factor, 4)}; entropy "
+                f"{words.number(prompt.entropy_before)} before, {words.nats(prompt.entropy_after)} after. The ratio at "
+                "one prompt differs from the mean over a text, which is what was asked."
+            )
             show(lambda: texts.next_token(prompt, look), "next", f"The next token after “{chosen}”")
         if "range" in data["figures"]:
             show(lambda: figures.sweep(points, steering, look), "range", data["figures"]["range"]["title"])
+
+    widgets.reading(told, "in-words", "The figures in words and numbers")
 
 
 def _result(choice: Choice, steering: Steering, encoding: Encoding) -> None:

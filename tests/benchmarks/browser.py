@@ -19,71 +19,71 @@ from tests.browser.pages import charts_drawn, frames_drawn, grab, settle, visit,
 from tests.browser.server import kept_between_runs, running_app
 from tests.browser.test_first_screen import bare_page
 
-STEPS = 12
-DRAG_SECONDS = 3.0
+STEPS = 32
+DRAG_SECONDS, SWING = 3.0, 20
 STEP_LIMIT, SECOND_LIMIT, REDRAWS = 1.5, 0.15, 30.0
 PATIENCE = 1_200_000
-BARE = """
+BARE_PAGE = """
 import plotly.graph_objects as go
 import streamlit as st
 st.set_page_config(layout="wide")
 n = st.slider("n", 1, 100, 40)
 st.plotly_chart(go.Figure(go.Scatter(x=list(range(200)), y=[n * x for x in range(200)])), key="bare")
 """
-RESULT = "JSON.stringify(document.querySelector('.st-key-result .js-plotly-plot')?._fullData?.map(t => Array.from(t.x ?? [])))"
-"""What the chart below the slider holds."""
-SENTENCE = "document.querySelector('.hs-sentence').innerText"
-ANSWERED = f"([chart, told]) => {RESULT} !== chart && {SENTENCE} !== told"
+OURS = """[JSON.stringify(document.querySelector('.st-key-result .js-plotly-plot')?._fullData?.map(t => Array.from(t.x ?? []))),
+  document.querySelector('.hs-sentence')?.innerText, document.querySelector('.knob-told')?.innerText]"""
+"""What the chart below the slider holds, the page's sentence, and the line that goes with the slider."""
+BARE = "[document.querySelector('.js-plotly-plot')?._fullData?.[0]?.y[1]]"
 
 
-def bare_step(browser: Browser, folder: Path) -> float:
-    """Seconds from an arrow key until the chart of a bare page shows it, the median."""
-    with bare_page(folder, BARE) as url, visitor(browser, url) as page:
-        page.goto("/")
-        slider = page.get_by_role("slider")
-        slider.focus()
-        page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullData?.length")
-        settle(page)
-        found = []
-        for step in range(1, STEPS + 1):
-            started = time.perf_counter()
-            page.keyboard.press("ArrowRight")
-            page.wait_for_function(
-                "n => document.querySelector('.js-plotly-plot')?._fullData?.[0]?.y[1] === n",
-                arg=40 + step,
-                polling="raf",
-            )
-            found.append(time.perf_counter() - started)
-            settle(page)
-    return statistics.median(found[2:])
+def open_bare(page: Page) -> None:
+    page.goto("/")
+    page.get_by_role("slider").focus()
+    page.wait_for_function("document.querySelector('.js-plotly-plot')?._fullData?.length")
+    settle(page)
 
 
-def our_step(page: Page) -> float:
-    """Seconds from an arrow key until the sentence and every figure of the page Steering show it, the median."""
+def open_ours(page: Page) -> None:
     visit(page, "/steering?model=smollm2&corpus=python-docs&edit=4626:2")
     slider = page.get_by_role("slider").first
     slider.wait_for(timeout=PATIENCE)
     charts_drawn(page, 2)
+    page.locator(".knob-pair").first.wait_for(timeout=PATIENCE)  # until then the model is being loaded
     settle(page)
     slider.focus()
+
+
+def step(page: Page, key: str, shown: str) -> float:
+    """Seconds from a key until every part of what a page shows is another."""
+    before = page.evaluate(shown)
+    page.bring_to_front()
+    started = time.perf_counter()
+    page.keyboard.press(key)
+    page.wait_for_function(f"before => {shown}.every((now, at) => now !== before[at])", arg=before, polling="raf")
+    seconds = time.perf_counter() - started
+    settle(page)
+    return seconds
+
+
+def steps(ours: Page, bare: Page) -> tuple[float, float]:
+    """Seconds of a slider step on the page Steering and on a bare one: medians, the two in turn."""
+    open_bare(bare)
+    open_ours(ours)
     found = []
-    for _ in range(STEPS):
-        before = [page.evaluate(RESULT), page.evaluate(SENTENCE)]
-        started = time.perf_counter()
-        page.keyboard.press("ArrowRight")
-        page.wait_for_function(ANSWERED, arg=before, polling="raf")
-        found.append(time.perf_counter() - started)
-        settle(page)
-    return statistics.median(found[2:])
+    for round in range(STEPS):
+        key = "ArrowRight" if round % 20 < 10 else "ArrowLeft"
+        found.append((step(ours, key, OURS), step(bare, key, BARE)))
+    of_ours, of_bare = zip(*found[2:], strict=True)
+    return statistics.median(of_ours), statistics.median(of_bare)
 
 
 def redraws(page: Page) -> float:
     """Redraws of the next-token chart a second while the slider is dragged."""
-    x, y = grab(page, page.get_by_role("slider").first)
-    first, started, move = frames_drawn(page), time.perf_counter(), 0
+    x, y, apart = grab(page, page.get_by_role("slider").first)
+    first, started, away = frames_drawn(page), time.perf_counter(), 0
     while time.perf_counter() - started < DRAG_SECONDS:
-        move += 1
-        page.mouse.move(x - 100 + 100 * abs(move % 40 - 20) / 20, y)
+        away = SWING - away
+        page.mouse.move(x - apart * away, y, steps=SWING)  # to another value with every step
     seconds = time.perf_counter() - started
     frames = frames_drawn(page) - first
     page.mouse.up()
@@ -113,13 +113,18 @@ def main() -> None:
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as name:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(ARGUMENTS))
         folder = Path(name)
-        bare = bare_step(browser, folder)
-        with running_app(cache, folder / "log") as server, visitor(browser, server.url) as page:
-            ours = our_step(page)
+        with (
+            running_app(cache, folder / "log") as server,
+            visitor(browser, server.url) as page,
+            bare_page(folder, BARE_PAGE) as url,
+            visitor(browser, url) as other,
+        ):
+            ours, bare = steps(page, other)
             print(
                 f"slider step / bare page: {ours / bare:.2f} (limit {STEP_LIMIT}; {ours:.3f} s / {bare:.3f} s)",
                 flush=True,
             )
+            page.bring_to_front()
             print(f"redraws while dragging: {redraws(page):.0f} a second (at least {REDRAWS:.0f})", flush=True)
         first, second = loads(browser, cache / "models", folder)
         print(f"second load / first: {second / first:.3f} (limit {SECOND_LIMIT}; {second:.1f} s / {first:.1f} s)")

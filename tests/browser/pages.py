@@ -91,15 +91,16 @@ def until(page: Page, condition: str, value: object = None) -> None:
     settle(page)
 
 
-def grab(page: Page, slider: Locator) -> tuple[float, float]:
-    """Press the mouse on a live slider's handle; returns where that is."""
+def grab(page: Page, slider: Locator) -> tuple[float, float, float]:
+    """Press the mouse on a live slider's handle; returns where that is, and the pixels from one value to the next."""
     box = slider.bounding_box()
     assert box is not None
     at, steps = int(slider.input_value()), int(slider.get_attribute("max") or 0)
-    x, y = box["x"] + 8 + (box["width"] - 16) * at / steps, box["y"] + box["height"] / 2
+    apart = (box["width"] - 16) / steps
+    x, y = box["x"] + 8 + apart * at, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
-    return x, y
+    return x, y, apart
 
 
 def frames_drawn(page: Page) -> int:

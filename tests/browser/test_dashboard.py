@@ -27,6 +27,17 @@ from tests.browser.pages import (
 )
 
 PAGES = ("", "encoding", "steering", "samples", "method")
+AWAY_FROM_PLOTLYS = """async () => {
+  const chart = document.querySelector(".knobs .js-plotly-plot"), point = document.querySelector(".knob-now");
+  const y = Number(document.querySelector(".knob-told").innerText.match(/([0-9.]+)× on held-out/)[1]);
+  const marker = { x: [Number(point.dataset.asked)], y: [y], mode: "markers", showlegend: false };
+  await window.Plotly.addTraces(chart, marker);
+  const theirs = [...chart.querySelectorAll(".scatterlayer .point")].at(-1).getBoundingClientRect();
+  const ours = point.getBoundingClientRect();
+  await window.Plotly.deleteTraces(chart, -1);
+  return Math.hypot(ours.x - theirs.x - theirs.width / 2, ours.y - theirs.y - theirs.height / 2);
+}"""
+"""Pixels between the point that says where the slider stands and a marker of Plotly's at the same values."""
 HOSTILE = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'>**b** $x$ :red[y]"
 
 expect.set_options(timeout=PATIENCE)
@@ -101,8 +112,9 @@ def test_steering_by_keyboard(page: Page, first_visit: str) -> None:
     assert slider.get_attribute("aria-valuetext") == "20×"
     assert re.search(r"␣river asked 20×, got [\d.]+× on new text", sentence(page))
     before, after = bars(page, "before"), bars(page, "after")
-    now = "document.querySelector('.knobs .js-plotly-plot')._fullData.at(-1).x[0]"
+    now = "Number(document.querySelector('.knob-now').dataset.asked)"
     assert page.evaluate(now) == 20
+    assert page.evaluate(AWAY_FROM_PLOTLYS) < 1
     assert press(page, slider, "ArrowRight") == "25×"
     until(page, f"{now} === value", 25)
     assert bars(page, "before") == before  # the model as it is
@@ -116,7 +128,7 @@ def test_a_dragged_slider_redraws_without_the_server(page: Page, first_visit: st
     slider = add_token(page, " river")
     charts_drawn(page)
     told, after = sentence(page), bars(page, "after")
-    x, y = grab(page, slider)
+    x, y, _ = grab(page, slider)
     frames = frames_drawn(page)
     for move in range(1, 31):
         page.mouse.move(x - 6 * move, y)
