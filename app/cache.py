@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import streamlit as st
@@ -37,9 +37,16 @@ if TYPE_CHECKING:
     from core.results import FewShotPoint, Generated, NextToken, TokenChoice
     from core.steering import Curve, Steerer, Steering
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
 GRID = np.arange(-8.0, 12.01, 0.5)
 """Steps (nats) at which curves are known; between them the browser draws straight lines in log scale."""
+
+
+def _bounded(entries: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Kept for all visitors, so many; values of our own are told apart as they are written, not field by field."""
+    return st.cache_resource(max_entries=entries, show_spinner=False, hash_funcs={Choice: repr, Edit: repr, Look: repr})
 
 
 class _NotYet(Exception):
@@ -59,7 +66,7 @@ def open_analysis(choice: Choice) -> Analysis:
     return Analysis(model, corpus, choice.settings, local_paths=own_disk, text=text)
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@_bounded(4)
 def _analysis(choice: Choice) -> Analysis:
     return open_analysis(choice)
 
@@ -67,7 +74,7 @@ def _analysis(choice: Choice) -> Analysis:
 # --- what may take long -------------------------------------------------------------------------------------------
 
 
-@st.cache_resource(max_entries=6, show_spinner=False)
+@_bounded(6)
 def _encoding(choice: Choice) -> Encoding:
     job = jobs.analyses().find(("encode", choice))
     if job is not None and job.state == "done":
@@ -136,6 +143,7 @@ def _submit_loading(choice: Choice, work: Analysis, owner: str) -> Job:
     )
 
 
+@_bounded(6)
 def precomputed(choice: Choice) -> bool:
     """Whether the results of this choice came with Headscope."""
     return _analysis(choice).precomputed
@@ -231,7 +239,7 @@ class Pruned:
     sampling: Sampling
 
 
-@st.cache_resource(max_entries=6, show_spinner=False)
+@_bounded(6)
 def _pruning(choice: Choice) -> tuple[Pruning, ...]:
     job = jobs.analyses().find(("prune", choice))
     if job is not None and job.state == "done":
@@ -324,7 +332,7 @@ def export(choice: Choice, folder: str, edits: tuple[Edit, ...], method: str | N
 # --- comparison -------------------------------------------------------------------------------------------------------
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+@_bounded(16)
 def _row(choice: Choice) -> Row:
     from core.compare import stored_row
 
@@ -374,7 +382,7 @@ def measure_row(choice: Choice) -> Job:
     return jobs.analyses().submit(("compare", choice), title, measure, owner=state.session())
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@_bounded(4)
 def data_rows(folder: str) -> tuple[Row, ...]:
     """The rows of a sweep's data set; only the user of this computer may name one."""
     from core.compare import read_data
@@ -386,7 +394,7 @@ def data_rows(folder: str) -> tuple[Row, ...]:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
+@_bounded(2)
 def bundled_dynamics() -> Dynamics:
     """The training run of the model `demo`."""
     from core.kept import bundled
@@ -432,7 +440,7 @@ def forget_dynamics(series: str) -> None:
 # --- quick questions to a prepared analysis -------------------------------------------------------------------------
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@_bounded(32)
 def steerer(choice: Choice, token_ids: tuple[int, ...], direction: str) -> Steerer:
     return _analysis(choice).steerer(token_ids, direction)
 
@@ -441,7 +449,7 @@ def _steerer(choice: Choice, edits: tuple[Edit, ...], direction: str) -> Steerer
     return steerer(choice, tuple(edit.token_id for edit in edits), direction)
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
+@_bounded(256)
 def steer(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool) -> Steering:
     return _steerer(choice, edits, direction).steer([edit.ratio for edit in edits], calibrate)
 
@@ -455,7 +463,7 @@ def curves(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: b
     )
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
+@_bounded(256)
 def _curve(choice: Choice, token_ids: tuple[int, ...], direction: str, place: int, steps: tuple[float, ...]) -> Curve:
     """Its own step is not among what it depends on: moving the only slider costs nothing here."""
     return steerer(choice, token_ids, direction).curve(place, np.array(steps), GRID)
@@ -466,12 +474,12 @@ def _steps(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: b
     return np.array([token.step * np.log(token.target) for token in tokens])
 
 
-@st.cache_resource(max_entries=128, show_spinner=False)
+@_bounded(128)
 def baselines(choice: Choice, edits: tuple[Edit, ...]) -> tuple[Steering, ...]:
     return _analysis(choice).baselines(edits)
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@_bounded(64)
 def _prompt(choice: Choice, text: str, chat: bool) -> NextToken:
     analysis = _analysis(choice)
     found = analysis.stored_prompt(text, chat=chat)
@@ -492,7 +500,7 @@ def prompt(choice: Choice, text: str, chat: bool) -> NextToken | Job:
         return ready if isinstance(ready, Job) else _prompt(choice, text, chat)
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
+@_bounded(256)
 def next_token(
     choice: Choice, text: str, chat: bool, edits: tuple[Edit, ...], direction: str, calibrate: bool
 ) -> NextToken:
@@ -501,12 +509,12 @@ def next_token(
     return edited_prompt(_prompt(choice, text, chat), _steerer(choice, edits, direction), steps)
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
+@_bounded(256)
 def find_token(choice: Choice, text: str) -> TokenChoice:
     return _analysis(choice).find_token(text)
 
 
-@st.cache_resource(max_entries=6, show_spinner=False)
+@_bounded(6)
 def has_chat_template(choice: Choice) -> bool:
     found = head_facts(choice)
     if isinstance(found, Job):
@@ -514,7 +522,7 @@ def has_chat_template(choice: Choice) -> bool:
     return found.chat_template
 
 
-@st.cache_resource(max_entries=6, show_spinner=False)
+@_bounded(6)
 def _head_facts(choice: Choice) -> HeadFacts:
     found = _analysis(choice).cached_head_facts()
     if found is None:
@@ -531,12 +539,24 @@ def head_facts(choice: Choice) -> HeadFacts | Job:
         return ready if isinstance(ready, Job) else ready.head_facts()
 
 
-@st.cache_resource(max_entries=48, show_spinner=False)
-def _chart(name: str, choice: Choice, look: Look, options: tuple[object, ...], _make: Callable[[], Chart]) -> Chart:
+@_bounded(96)
+def _kept(key: tuple[object, ...], _make: Callable[[], Any]) -> Any:
     return _make()
 
 
 def chart(make: Callable[..., Chart], choice: Choice, encoding: Encoding, look: Look, *options: object) -> Chart:
     """`make(encoding, look, *options)`, kept: the figures of tens of thousands of tokens take a moment to build."""
     name = f"{make.__module__}.{make.__qualname__}"
-    return _chart(name, choice, look, options, lambda: make(encoding, look, *options))
+    found: Chart = _kept((name, choice, look, options), lambda: make(encoding, look, *options))
+    return found
+
+
+def of_first_curve(
+    make: Callable[[Curve], T], choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool, look: Look
+) -> T:
+    """What is made of the first token's curve, kept while all but that token's own ratio stays."""
+    ids = tuple(edit.token_id for edit in edits)
+    others = tuple(_steps(choice, edits, direction, calibrate)[1:].tolist())
+    key = ("first curve", choice, ids, direction, calibrate, others, look)
+    found: T = _kept(key, lambda: make(curves(choice, edits, direction, calibrate)[0]))
+    return found

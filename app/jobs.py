@@ -10,11 +10,12 @@ queueing; Goyal, Vin and Cheng 1996), so that whoever asks for much waits for it
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -29,6 +30,8 @@ KEPT_TEXTS = 200
 """Finished jobs remembered with their results; texts are small, and every visitor of a class has some."""
 WATCHING = 3.0
 """Seconds after which a page that no longer draws a job counts as gone."""
+STANDS_BACK = 0.1
+"""Seconds for which a job stands back from answers, in each of its steps."""
 MOST_WAITING = 100
 """Jobs in one line; more are refused."""
 REMEMBERED = 8
@@ -39,6 +42,35 @@ log = logging.getLogger("headscope")
 
 def now() -> float:
     return time.monotonic()
+
+
+class _Answers:
+    """How many answers are being worked out for which somebody waits."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._change = threading.Condition()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """While a page or a slider is answered, jobs stand back: all share one interpreter. Decorates a function too."""
+        with self._change:
+            self._open += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._open -= 1
+                self._change.notify_all()
+
+    def let_through(self) -> None:
+        """Wait until there is none, but not long: with many visitors there is always one."""
+        with self._change:
+            self._change.wait_for(lambda: not self._open, STANDS_BACK)
+
+
+_answers = _Answers()
+answering = _answers.one
 
 
 @dataclass(eq=False)
@@ -77,6 +109,7 @@ class Job:
 
     def progress(self, phrase: str, share: float | None) -> None:
         """Given to the work as its progress callback."""
+        _answers.let_through()
         if self.stop.is_set():
             raise Cancelled("Cancelled.")
         if step_of(phrase) != step_of(self.phrase) or (share or 0.0) < (self.share or 0.0):

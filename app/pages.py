@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
-from app import cache, preload, sidebar, state, widgets
+from app import cache, jobs, preload, sidebar, state, widgets
 from app.rules import rules
 from core.figures import Look, head
 
@@ -25,7 +25,8 @@ def draw() -> None:
     state.publish()
     if chosen.url_path:  # all but the first page show tables
         preload.tables()
-    chosen.run()
+    with jobs.answering():
+        chosen.run()
     state.publish()
     preload.torch_behind()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,16 +15,27 @@ from app import preload
 from app.environment import AUDIENCE_VARIABLE
 from app.live.routes import ROUTES
 
+SWITCH = 0.0005
+"""Seconds after which a thread that computes lets another one go on; each of some fifty messages of an answer waits for it,
+and Python's own 5 ms would add up while a job runs."""
+
 
 @contextlib.asynccontextmanager
 async def lifespan(server: st.App) -> AsyncIterator[None]:
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_worth_telling)
     # threads that read ahead belong to no visitor
     logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").setLevel(logging.ERROR)
+    sys.setswitchinterval(SWITCH)
     preload.pages_behind()
     if os.environ.get(AUDIENCE_VARIABLE) == "classroom":  # a class finds everything ready
         preload.pages().get_ready()
     yield
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """All but that somebody closed a tab just when an answer was on its way, which Streamlit lets through."""
+    return record.exc_info is None or type(record.exc_info[1]).__name__ != "WebSocketDisconnected"
 
 
 def on_script_error(error: Exception) -> bool:

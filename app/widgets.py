@@ -17,6 +17,7 @@ import streamlit as st
 from app import cache, jobs, preload, state
 from app.jobs import Job, Lane
 from app.live.pictures import pictures
+from app.live.plot import plot
 from app.state import Choice
 from core.errors import HeadscopeError
 from core.figures import Chart, pairs, words
@@ -126,10 +127,10 @@ def facts(items: Iterable[tuple[str, str]]) -> None:
     st.html(f'<dl class="hs-facts">{cells}</dl>')
 
 
-def chart(item: Chart, key: str, title: str, *, alone: bool = False) -> None:
+def chart(item: Chart, key: str, title: str, *, alone: bool = False, live: bool = False) -> None:
     """A figure under its title, with its numbers one click away.
 
-    `alone`: without them, as high as its place allows, for a projector.
+    `alone`: without them, as high as its place allows, for a projector. `live`: it changes with every move of a slider.
     """
     if alone:
         st.markdown(f"**{title}**")
@@ -137,6 +138,9 @@ def chart(item: Chart, key: str, title: str, *, alone: bool = False) -> None:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown(f"**{title}**")
             data(lambda: item.table, key, picture=title)
+    if live:
+        plot(item, key)
+        return
     config = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
     height: Literal["stretch", "content"] = "stretch" if alone else "content"
     st.plotly_chart(item.figure, key=key, theme=None, config=config, alt=item.summary, height=height)
@@ -218,6 +222,10 @@ PRECOMPUTED = "Precomputed: these results came with Headscope. What you change i
 """Said where a page is filled from them."""
 
 
+PACE, PACE_IN_LINE = 0.5, 1.5
+"""Seconds between two looks at a job that runs or is next, and at one that waits behind others."""
+
+
 # --- work in progress -----------------------------------------------------------------------------------------------
 
 
@@ -263,11 +271,11 @@ def progress(job: Job, lane: Lane, show: Callable[[Any], None] | None = None) ->
     `show` draws what there is of the result so far, under the progress.
     """
     with st.container(key="job"):
-        _progress(job, lane, show)
+        pace = PACE_IN_LINE if lane.place(job) > 1 else PACE
+        st.fragment(_progress, run_every=pace)(job, lane, show, pace)
 
 
-@st.fragment(run_every=0.5)
-def _progress(job: Job, lane: Lane, show: Callable[[Any], None] | None) -> None:
+def _progress(job: Job, lane: Lane, show: Callable[[Any], None] | None, pace: float) -> None:
     me = state.session()
     job.seen[me] = jobs.now()
     if job.state == "done":
@@ -275,6 +283,8 @@ def _progress(job: Job, lane: Lane, show: Callable[[Any], None] | None) -> None:
     if job.state in ("failed", "cancelled"):
         _ended(job, lane)
         return
+    if pace == PACE_IN_LINE and lane.place(job) <= 1:
+        st.rerun()
     if job.state == "waiting":
         place = lane.place(job)
         line = f"Waiting: number {place} in line" if place > 1 else "Waiting for its turn: next in line"

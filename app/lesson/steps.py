@@ -193,7 +193,6 @@ def _knob(places: Places, choice: Choice, encoding: Encoding) -> Question | None
         [edits.options(token.alpha)],
         state.look(),
     )
-    data["figures"].pop("range", None)
     if state.presenting():  # so many bars as a projector shows
         data["shown"] = [row for place, row in enumerate(data["shown"]) if place < BARS or row["edit"] is not None]
     with places.figure:

@@ -7,7 +7,6 @@ works from these alone; on release the ratio comes here and everything is comput
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,14 +94,6 @@ def knob_data(
     drawn: dict[str, Any] = {}
     if prompt is not None:
         drawn["next"] = {"title": "The next token at the prompt", "summary": texts.next_token_summary(prompt)}
-    points = sweep_points(curves[0], steering)
-    if points:
-        chart = figures.sweep(points, steering, look)
-        title = f"Realised against asked: {visible(steering.tokens[0].token)}"
-        chart.figure.layout.autosize = True
-        chart.figure.data = chart.figure.data[:-1]  # the current point is the browser's
-        figure = json.loads(chart.figure.to_json(engine="json"))
-        drawn["range"] = {"title": title, "summary": chart.summary, "figure": figure, "edit": 0}
     return {
         "edits": edits,
         "shown": shown,
@@ -113,6 +104,23 @@ def knob_data(
         "figures": drawn,
         "colours": {"before": look.before, "after": look.after, "after-text": look.after_text},
         "plotly": PLOTLY_URL,
+    }
+
+
+def range_figure(curve: Curve, steering: Steering, look: Look) -> dict[str, Any] | None:
+    """The first token over the whole range of ratios, for the figures of `knob_data`; the browser marks where it stands.
+
+    None where the curve has no point in that range.
+    """
+    points = sweep_points(curve, steering)
+    if not points:
+        return None
+    chart = figures.sweep(points, steering, look, now=False)
+    return {
+        "title": f"Realised against asked: {visible(steering.tokens[0].token)}",
+        "summary": chart.summary,
+        "figure": chart.made,
+        "edit": 0,
     }
 
 

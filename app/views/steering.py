@@ -11,7 +11,7 @@ import streamlit as st
 
 from app import cache, edits, handout, jobs, state, widgets
 from app.jobs import Job
-from app.live.knobs import knob_data, knobs, sweep_points
+from app.live.knobs import knob_data, knobs, range_figure, sweep_points
 from app.state import Choice
 from core import summary
 from core.encoding import Encoding
@@ -19,7 +19,7 @@ from core.errors import HeadscopeError
 from core.figures import Chart, sentences, texts, words
 from core.figures import steering as figures
 from core.results import NextToken
-from core.steering import Steering, SweepPoint
+from core.steering import Curve, Steering
 
 QUESTION = "Can I turn that knob?"
 VIEWS = ("Result", "Side effects", "Few positions")
@@ -34,6 +34,7 @@ def page() -> None:
 
 
 @st.fragment
+@jobs.answering()
 def _bench(choice: Choice, encoding: Encoding) -> None:
     """Sliders and figures together, so that a slider draws only this part anew."""
     state.drop_unknown(edits.alphas(encoding, state.edits()))
@@ -69,8 +70,14 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
         [edits.options(known[token.id][1]) for token in steering.tokens],
         state.look(),
     )
+    look = state.look()
+    whole = cache.of_first_curve(
+        lambda curve: range_figure(curve, steering, look), choice, state.edits(), direction, calibrate, look
+    )
+    if whole is not None:
+        data["figures"]["range"] = whole
     knobs(data, moved=state.set_ratio, removed=state.remove_edit)
-    _numbers(steering, prompt, data, sweep_points(curves[0], steering))
+    _numbers(steering, prompt, data, curves[0])
     view = st.segmented_control(
         "Figure", VIEWS, default=VIEWS[0], required=True, key="figure", label_visibility="collapsed",
         bind="query-params",
@@ -117,9 +124,7 @@ def _prompt(choice: Choice, direction: str, calibrate: bool) -> NextToken | None
         return None
 
 
-def _numbers(
-    steering: Steering, prompt: NextToken | None, data: dict[str, Any], points: tuple[SweepPoint, ...]
-) -> None:
+def _numbers(steering: Steering, prompt: NextToken | None, data: dict[str, Any], curve: Curve) -> None:
     """What the live figures show, in words and as tables."""
 
     def show(chart: Callable[[], Chart], key: str, title: str) -> None:
@@ -139,6 +144,7 @@ def _numbers(
             )
             show(lambda: texts.next_token(prompt, look), "next", f"The next token after “{chosen}”")
         if "range" in data["figures"]:
+            points = sweep_points(curve, steering)
             show(lambda: figures.sweep(points, steering, look), "range", data["figures"]["range"]["title"])
 
     widgets.reading(told, "in-words", "The figures in words and numbers")
@@ -146,7 +152,7 @@ def _numbers(
 
 def _result(choice: Choice, steering: Steering, encoding: Encoding) -> None:
     chart = figures.asked_and_realised(steering, state.look())
-    widgets.chart(chart, "result", "Asked, and realised on text it has and has not seen")
+    widgets.chart(chart, "result", "Asked, and realised on text it has and has not seen", live=True)
     for t in steering.tokens:
         widgets.note(
             f"{widgets.chip(t.token, t.id)} {words.one_in(t.alpha)}: its row moves by "

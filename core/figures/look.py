@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
@@ -34,14 +34,19 @@ class Chart:
     """A figure ready to be shown; in a notebook it shows itself.
 
     Attributes:
-        figure: the Plotly figure, with its own template.
+        made: a Plotly figure, or its JSON from `parts`.
         summary: one or two sentences that say what it shows, with numbers.
         columns: the numbers behind it by column, one row per mark.
     """
 
-    figure: go.Figure
+    made: go.Figure | Mapping[str, object]
     summary: str
     columns: pd.DataFrame | Mapping[str, Sequence[object]]
+
+    @cached_property
+    def figure(self) -> go.Figure:
+        """The Plotly figure, with its own template. Made from JSON when it is asked for: Plotly checks every value."""
+        return self.made if isinstance(self.made, go.Figure) else go.Figure(self.made)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -172,6 +177,15 @@ def blank(look: Look, *, height: int | None = None, x: str = "", y: str = "") ->
 def drawn(
     look: Look,
     traces: Sequence[dict[str, object]],
+    **settings: Any,
+) -> go.Figure:
+    """A figure made in one go: Plotly checks every change of a figure, which costs ten times as much."""
+    return go.Figure(parts(look, traces, **settings))
+
+
+def parts(
+    look: Look,
+    traces: Sequence[dict[str, object]],
     *,
     height: int | None = None,
     x: str = "",
@@ -179,21 +193,21 @@ def drawn(
     xaxis: Mapping[str, object] | None = None,
     yaxis: Mapping[str, object] | None = None,
     **layout: object,
-) -> go.Figure:
-    """A figure made in one go: Plotly checks every change of a figure, which costs ten times as much.
+) -> dict[str, object]:
+    """A figure as Plotly's JSON has it, unchecked.
 
     Args:
         traces: as Plotly's JSON has them, each with its type.
         xaxis, yaxis: settings of the axes beside their titles. layout: further settings.
     """
     settings = {
-        "template": template(look),
+        "template": template(look).to_plotly_json(),
         "height": height or look.height,
         "xaxis": {"title": {"text": x}, **(xaxis or {})},
         "yaxis": {"title": {"text": y}, **(yaxis or {})},
         **layout,
     }
-    return go.Figure(list(traces), settings)
+    return {"data": list(traces), "layout": settings}
 
 
 def label(text: str, longest: int = 22) -> str:

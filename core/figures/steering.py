@@ -10,7 +10,7 @@ import pandas as pd
 from plotly.subplots import make_subplots
 
 from core.figures import words
-from core.figures.look import LIGHT, Chart, Look, blank, count_axis, drawn, ratio_axis, template, token_axis
+from core.figures.look import LIGHT, Chart, Look, blank, count_axis, parts, ratio_axis, template, token_axis
 
 if TYPE_CHECKING:
     from core.results import FewShotPoint
@@ -65,7 +65,7 @@ def asked_and_realised(steering: Steering, look: Look = LIGHT) -> Chart:
     values = np.array([(t.target, t.realised, t.realised_held_out) for t in tokens]).clip(1e-6, 1e6)
     low, high = min(0.7, float(values.min()) / 1.5), max(1.4, float(values.max()) * 1.5)
     exact = {"type": "line", "x0": 1, "x1": 1, "xref": "x", "y0": 0, "y1": 1, "yref": "y domain"}
-    figure = drawn(
+    figure = parts(
         look,
         traces,
         x="ratio of mean probability, after over before",
@@ -81,8 +81,8 @@ def asked_and_realised(steering: Steering, look: Look = LIGHT) -> Chart:
     return Chart(figure, told + ".", columns)
 
 
-def sweep(points: Sequence[SweepPoint], steering: Steering, look: Look = LIGHT) -> Chart:
-    """Realised against asked over the whole range, for the first token of the list; the current setting marked."""
+def sweep(points: Sequence[SweepPoint], steering: Steering, look: Look = LIGHT, *, now: bool = True) -> Chart:
+    """Realised against asked over the whole range, for the first token of the list; `now`: the current setting marked."""
     columns: dict[str, list[float]] = {name: [getattr(point, name) for point in points] for name in vars(points[0])}
     token = steering.tokens[0]
     asked, held_out = np.array(columns["ratio"]), np.array(columns["realised_held_out"])
@@ -109,22 +109,23 @@ def sweep(points: Sequence[SweepPoint], steering: Steering, look: Look = LIGHT) 
                 "hovertemplate": "asked %{x:.4g}×, got %{y:.4g}×<extra>" + name + "</extra>",
             }
         )
-    traces.append(
-        {
-            "type": "scatter",
-            "x": [token.target],
-            "y": [token.realised_held_out],
-            "mode": "markers+text",
-            "marker": {"size": 17, "symbol": "circle-open", "color": look.after, "line": {"width": 3}},
-            "text": [f" now: {words.ratio(token.target)}"],
-            "textposition": "top left" if token.target >= 1 else "bottom right",
-            "textfont": {"color": look.after_text},
-            "showlegend": False,
-            "hovertemplate": "now: asked %{x:.4g}×, got %{y:.4g}×<extra></extra>",
-        }
-    )
+    if now:
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [token.target],
+                "y": [token.realised_held_out],
+                "mode": "markers+text",
+                "marker": {"size": 17, "symbol": "circle-open", "color": look.after, "line": {"width": 3}},
+                "text": [f" now: {words.ratio(token.target)}"],
+                "textposition": "top left" if token.target >= 1 else "bottom right",
+                "textfont": {"color": look.after_text},
+                "showlegend": False,
+                "hovertemplate": "now: asked %{x:.4g}×, got %{y:.4g}×<extra></extra>",
+            }
+        )
     values = np.array([columns["realised"], columns["realised_held_out"]]).clip(1e-6, 1e6)
-    figure = drawn(
+    figure = parts(
         look,
         traces,
         x="ratio asked",
