@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -230,6 +231,8 @@ class Lane:
                 del self._jobs[key]
 
     def _work(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):  # where threads have a priority: pages go first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while True:
             with self._change:
                 while not self._queue:

@@ -146,7 +146,7 @@ def _show(result: Generated) -> None:
         st.html(pair(*sides, steered))
     if result.counts:
         chart = texts.sampled_counts(result.counts, result.steps_after, state.look())
-        widgets.chart(chart, "counts", "How often it came")
+        widgets.chart(chart, "counts", "How often it came", live=True)
 
 
 if __name__ == "__main__":

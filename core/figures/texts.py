@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from core.figures import words
-from core.figures.look import LIGHT, Chart, Look, blank, drawn, labels, token_axis
+from core.figures.look import LIGHT, Chart, Look, drawn, labels, parts, token_axis
 
 if TYPE_CHECKING:
     from core.results import NextToken, TokenCount
@@ -86,48 +85,61 @@ def next_token_summary(choice: NextToken) -> str:
 
 def sampled_counts(counts: Sequence[TokenCount], steps: int, look: Look = LIGHT) -> Chart:
     """How often each steered token was sampled, before and after (95 % interval), and what its probability predicts."""
-    table = pd.DataFrame([vars(c) for c in counts])
-    at = list(range(len(table)))
-    figure = blank(look, x=f"times among {steps:,} sampled tokens", height=max(260, 100 + 70 * len(at)))
-    figure.add_scatter(
-        x=table["expected_after"],
-        y=at,
-        mode="markers",
-        marker={"symbol": "line-ns", "size": 26, "line": {"width": 3, "color": look.ours}},
-        name="expected after",
-        hovertemplate="expected %{x:.3g}<extra></extra>",
-    )
-    figure.add_scatter(
-        x=table["before"],
-        y=at,
-        mode="markers",
-        marker={"size": 14, "color": look.before, "symbol": "circle-open", "line": {"width": 2.5}},
-        name="before",
-        hovertemplate="%{x}<extra>before</extra>",
-    )
-    figure.add_scatter(
-        x=table["after"],
-        y=at,
-        mode="markers",
-        marker={"size": 14, "color": look.after, "line": {"width": 2, "color": look.after}},
-        error_x={
-            "type": "data",
-            "array": (table["high"] - table["after"]).fillna(0),
-            "arrayminus": (table["after"] - table["low"]).fillna(0),
-            "color": look.after,
-            "thickness": 2,
-            "width": 8,
+    columns = {name: [getattr(c, name) for c in counts] for name in vars(counts[0])}
+    at = list(range(len(counts)))
+    above, below = (np.nan_to_num([abs(getattr(c, end) - c.after) for c in counts]).tolist() for end in ("high", "low"))
+    traces: list[dict[str, object]] = [
+        {
+            "type": "scatter",
+            "x": columns["expected_after"],
+            "y": at,
+            "mode": "markers",
+            "marker": {"symbol": "line-ns", "size": 26, "line": {"width": 3, "color": look.ours}},
+            "name": "expected after",
+            "hovertemplate": "expected %{x:.3g}<extra></extra>",
         },
-        name="after, 95 % interval over texts",
-        hovertemplate="%{x}<extra>after</extra>",
+        {
+            "type": "scatter",
+            "x": columns["before"],
+            "y": at,
+            "mode": "markers",
+            "marker": {"size": 14, "color": look.before, "symbol": "circle-open", "line": {"width": 2.5}},
+            "name": "before",
+            "hovertemplate": "%{x}<extra>before</extra>",
+        },
+        {
+            "type": "scatter",
+            "x": columns["after"],
+            "y": at,
+            "mode": "markers",
+            "marker": {"size": 14, "color": look.after, "line": {"width": 2, "color": look.after}},
+            "error_x": {
+                "type": "data",
+                "array": above,
+                "arrayminus": below,
+                "color": look.after,
+                "thickness": 2,
+                "width": 8,
+            },
+            "name": "after, 95 % interval over texts",
+            "hovertemplate": "%{x}<extra>after</extra>",
+        },
+    ]
+    most = max(1.0, float(np.nanmax([columns[name] for name in ("before", "after", "high", "expected_after")])))
+    figure = parts(
+        look,
+        traces,
+        height=max(260, 100 + 70 * len(at)),
+        x=f"times among {steps:,} sampled tokens",
+        xaxis={
+            "range": [-0.03 * most, 1.08 * most],
+            "tickformat": ",d",
+            **({"dtick": 1} if most < 8 else {"nticks": 8}),
+        },
+        yaxis=token_axis(columns["token"]),
     )
-    figure.update_yaxes(**token_axis(list(table["token"])))
-    most = float(np.nanmax(table[["before", "after", "high", "expected_after"]].to_numpy(dtype=float)))
-    figure.update_xaxes(range=[-0.03 * max(1.0, most), 1.08 * max(1.0, most)], tickformat=",d", nticks=8)
-    if most < 8:
-        figure.update_xaxes(dtick=1)
     told = "; ".join(
         f"{c.token!r} {c.after} of {steps:,} tokens, {c.before} before; expected {words.number(c.expected_after)}"
         for c in counts
     )
-    return Chart(figure, told + ".", table)
+    return Chart(figure, told + ".", columns)

@@ -32,7 +32,7 @@ def lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, jobs.Lane]]:
 
 @pytest.fixture
 def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
-    """A page as a visitor sees it who comes by a link, once its jobs are done."""
+    """A page as a visitor sees it who comes by a link and opens Share, once its jobs are done."""
 
     def open_page(
         page: str, analysis: ArrayAnalysis | Callable[[Choice], ArrayAnalysis] | None = None, **query: str
@@ -40,6 +40,7 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
         opened = analysis if callable(analysis) else lambda choice: analysis or ArrayAnalysis()
         monkeypatch.setattr(cache, "open_analysis", opened)
         test = AppTest.from_file(str(MAIN), default_timeout=30)
+        test.session_state["share"] = True
         for key, value in query.items():
             test.query_params[key] = value
         test.run()

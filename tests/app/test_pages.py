@@ -27,7 +27,10 @@ PAIR = '<div class="hs-pair">'
 
 
 def charts(test: AppTest) -> list[dict]:
-    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
+    live = [part.proto for part in test.get("bidi_component") if part.proto.component_name.endswith("_plot")]
+    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")] + [
+        json.loads(part.json)["figure"] for part in live
+    ]
 
 
 def button(test: AppTest, label: str):

@@ -130,16 +130,15 @@ class Guest:
     async def steer(self) -> None:
         token = self.random.choice(TOKENS)
         await self.visitor.open("steering", f"edit={token}:2")
-        await self.visitor.until(lambda: not self.visitor.running and "headscope_knobs" in self._components(), PATIENCE)
+        await self.visitor.until(
+            lambda: not self.visitor.running and any(self.visitor.components("headscope_knobs")), PATIENCE
+        )
         for ratio in self.random.sample(RATIOS, 3):
-            knobs = self.visitor.component("headscope_knobs")
+            knobs = next(self.visitor.components("headscope_knobs"))
             event = moved(knobs.element.bidi_component.id, "moved", {"id": token, "ratio": ratio})
             await self.visitor.press(event, knobs.fragment)
             await self.visitor.until(lambda: not self.visitor.running, PATIENCE)
             await asyncio.sleep(0.3)
-
-    def _components(self) -> set[str]:
-        return {shown.element.bidi_component.component_name for shown in self.visitor.elements("bidi_component")}
 
     async def write(self) -> None:
         await self.visitor.open("samples", f"edit={self.random.choice(TOKENS)}:5&samples=2&new-tokens=12")

@@ -100,8 +100,8 @@ class Visitor:
         parts += [shown.element.bidi_component.json for shown in self.elements("bidi_component")]
         return re.sub(r"<style>.*?</style>|<[^>]*>", " ", "\n".join(parts), flags=re.DOTALL)
 
-    def component(self, name: str) -> Shown:
-        return next(s for s in self.elements("bidi_component") if s.element.bidi_component.component_name == name)
+    def components(self, name: str) -> Iterator[Shown]:
+        return (s for s in self.elements("bidi_component") if s.element.bidi_component.component_name == name)
 
     def button(self, label: str) -> Shown | None:
         """The button with this label, if the page has it."""
