@@ -539,16 +539,20 @@ def head_facts(choice: Choice) -> HeadFacts | Job:
         return ready if isinstance(ready, Job) else ready.head_facts()
 
 
-@_bounded(96)
-def _kept(key: tuple[object, ...], _make: Callable[[], Any]) -> Any:
+@_bounded(48)
+def _chart(name: str, choice: Choice, look: Look, options: tuple[object, ...], _make: Callable[[], Chart]) -> Chart:
     return _make()
 
 
 def chart(make: Callable[..., Chart], choice: Choice, encoding: Encoding, look: Look, *options: object) -> Chart:
     """`make(encoding, look, *options)`, kept: the figures of tens of thousands of tokens take a moment to build."""
     name = f"{make.__module__}.{make.__qualname__}"
-    found: Chart = _kept((name, choice, look, options), lambda: make(encoding, look, *options))
-    return found
+    return _chart(name, choice, look, options, lambda: make(encoding, look, *options))
+
+
+@_bounded(256)
+def _of_curve(key: tuple[object, ...], _make: Callable[[], Any]) -> Any:
+    return _make()
 
 
 def of_first_curve(
@@ -557,6 +561,6 @@ def of_first_curve(
     """What is made of the first token's curve, kept while all but that token's own ratio stays."""
     ids = tuple(edit.token_id for edit in edits)
     others = tuple(_steps(choice, edits, direction, calibrate)[1:].tolist())
-    key = ("first curve", choice, ids, direction, calibrate, others, look)
-    found: T = _kept(key, lambda: make(curves(choice, edits, direction, calibrate)[0]))
+    key = (choice, ids, direction, calibrate, others, look)
+    found: T = _of_curve(key, lambda: make(curves(choice, edits, direction, calibrate)[0]))
     return found

@@ -234,7 +234,8 @@ def test_a_mixed_load_leaves_nothing_behind(shared: Server) -> None:
         f"{', '.join(f'{name} {count}' for name, count in measured.done.most_common())}; memory "
         f"{np.median(rss[early]) / 1e6:.0f} to {np.median(rss[late]) / 1e6:.0f} MB ({100 * growth:+.1f} %), open files "
         f"{np.median(files[early]):.0f} to {np.median(files[late]):.0f}, threads {np.median(threads[early]):.0f} to "
-        f"{np.median(threads[late]):.0f}; {len(measured.problems)} errors."
+        f"{np.median(threads[late]):.0f}; {len(measured.problems)} errors. Memory by the minute, MB: "
+        f"{', '.join(f'{size / 1e6:.0f}' for size in rss[::60])}."
     )
     assert measured.problems == []
     assert len(measured.done) == 7 and sum(measured.done.values()) > SECONDS / 4
