@@ -62,15 +62,15 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
     prompt = _prompt(choice, direction, calibrate)
     known = edits.alphas(encoding, state.edits())
     curves = cache.curves(choice, state.edits(), direction, calibrate)
+    look = state.look()
     data = knob_data(
         cache.steerer(choice, steering.token_ids, direction),
         steering,
         curves,
         prompt,
         [edits.options(known[token.id][1]) for token in steering.tokens],
-        state.look(),
+        look,
     )
-    look = state.look()
     whole = cache.of_first_curve(
         lambda curve: range_figure(curve, steering, look), choice, state.edits(), direction, calibrate, look
     )

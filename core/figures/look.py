@@ -169,6 +169,13 @@ def template(look: Look) -> go.layout.Template:
     )
 
 
+@lru_cache(maxsize=8)
+def _template_json(look: Look) -> dict[str, object]:
+    """The same as Plotly's JSON has it, shared by figures: not to be changed."""
+    found: dict[str, object] = template(look).to_plotly_json()
+    return found
+
+
 def blank(look: Look, *, height: int | None = None, x: str = "", y: str = "") -> go.Figure:
     """An empty figure with the house's template, height and axis titles."""
     return drawn(look, (), height=height, x=x, y=y)
@@ -201,7 +208,7 @@ def parts(
         xaxis, yaxis: settings of the axes beside their titles. layout: further settings.
     """
     settings = {
-        "template": template(look).to_plotly_json(),
+        "template": _template_json(look),
         "height": height or look.height,
         "xaxis": {"title": {"text": x}, **(xaxis or {})},
         "yaxis": {"title": {"text": y}, **(yaxis or {})},
