@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from streamlit import config
+from streamlit.proto.NewSession_pb2 import CustomThemeConfig
+from streamlit.runtime import app_session
 
-from app import environment, launch, rules, uploads
+from app import environment, launch, rules, server, uploads
 from core.errors import AnalysisError, InputError
 from tests.browser.server import free_port
 
@@ -91,6 +94,27 @@ def test_the_configuration_is_private_and_fast() -> None:
     assert config["runner"]["postScriptGC"] is False
     for theme in ("light", "dark"):
         assert len(config["theme"][theme]["chartCategoricalColors"]) == 10
+
+
+def test_the_theme_is_put_together_once_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, asked = app_session._populate_theme_msg, []
+
+    def counting(message: CustomThemeConfig, section: str = "theme") -> None:
+        asked.append(section)
+        original(message, section)
+
+    monkeypatch.setattr(app_session, "_populate_theme_msg", counting)
+    for key, value in {"theme.primaryColor": "#123456", "theme.dark.backgroundColor": "#000001"}.items():
+        monkeypatch.setattr(config.get_config_options()[key], "_get_val_func", lambda value=value: value)
+    server._keep_theme()
+    for _ in range(3):
+        ours, theirs = CustomThemeConfig(), CustomThemeConfig()
+        app_session._populate_theme_msg(ours)
+        app_session._populate_theme_msg(ours.dark, "theme.dark")
+        original(theirs)
+        original(theirs.dark, "theme.dark")
+        assert ours == theirs and ours.primary_color == "#123456" and ours.dark.background_color == "#000001"
+    assert asked == ["theme", "theme.dark"]
 
 
 def test_uploads_keep_to_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
