@@ -11,7 +11,6 @@ queueing; Goyal, Vin and Cheng 1996), so that whoever asks for much waits for it
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import threading
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
+from app import memory
 from app.rules import rules
 from core.errors import Cancelled, HeadscopeError, InputError
 from core.settings import Progress, step_of
@@ -244,7 +244,7 @@ class Lane:
                 self._turns = {who: turn for who, turn in self._turns.items() if turn > self._turn}
                 job.state, job.started = "running", time.monotonic()
             _run(job)
-            _give_back()
+            memory.give_back()
             if job.state == "done":
                 self._seconds.append(time.monotonic() - job.started)
 
@@ -266,12 +266,6 @@ def _run(job: Job) -> None:
         job.state = "failed"
     finally:
         job.finished.set()
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: glibc keeps what lies between pieces in use, some more with every job."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 _making = (

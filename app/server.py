@@ -14,7 +14,7 @@ import streamlit as st
 from streamlit.proto.NewSession_pb2 import CustomThemeConfig
 from streamlit.runtime import app_session
 
-from app import preload
+from app import memory, preload
 from app.environment import AUDIENCE_VARIABLE
 from app.live.routes import ROUTES
 
@@ -30,6 +30,7 @@ async def lifespan(server: st.App) -> AsyncIterator[None]:
     # threads that read ahead belong to no visitor
     logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH)
+    memory.keep_flat()
     _keep_theme()
     preload.pages_behind()
     if os.environ.get(AUDIENCE_VARIABLE) == "classroom":  # a class finds everything ready

@@ -1,10 +1,13 @@
-"""Texts that visitors upload or paste: kept as files under the cache, so that a reload still finds them; bounded in number."""
+"""Texts that visitors upload or paste: kept as files under the cache, so that a reload still finds them; bounded in space."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 from core.store import Store
@@ -13,7 +16,11 @@ KINDS = ("txt", "md", "jsonl", "csv", "parquet")
 MOST_MEGABYTES = 50
 MOST_CHARACTERS = 1_000_000
 """Of a text that is pasted; a file may hold more."""
-KEPT = 20
+KEPT = 200
+KEPT_MEGABYTES = 500
+"""Of all uploads together; those leave first that nobody has used for longest."""
+USED_AGAIN = 60.0
+"""Seconds after which a use is written down again."""
 SHARED_KINDS = ("txt", "md", "jsonl", "csv")
 """What strangers may upload: a few kilobytes of Parquet can unpack to gigabytes."""
 NAMED = re.compile(r"upload:([0-9a-f]{16})/([A-Za-z0-9_-][A-Za-z0-9._-]{0,79})")
@@ -28,10 +35,22 @@ def keep(name: str, content: bytes) -> str:
     path = place / safe
     if not path.is_file():
         path.write_bytes(content)
-    older = sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)[KEPT:]
-    for entry in older:
-        shutil.rmtree(entry, ignore_errors=True)
+    os.utime(place)
+    _make_room(folder)
     return str(path)
+
+
+def _make_room(folder: Path) -> None:
+    """Remove what has been used longest ago, until no more is kept than may be; the newest always stays."""
+    used: list[tuple[float, int, Path]] = []
+    for place in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process removes too
+            used.append((place.stat().st_mtime, sum(file.stat().st_size for file in place.iterdir()), place))
+    space = 0
+    for number, (_, size, place) in enumerate(sorted(used, reverse=True)):
+        space += size
+        if number and (number >= KEPT or space > KEPT_MEGABYTES * 2**20):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def title(corpus: str) -> str:
@@ -46,9 +65,14 @@ def public_name(path: str) -> str:
 
 
 def find(corpus: str) -> Path | None:
-    """The file that `public_name` named, None if there is none (any more)."""
+    """The file that `public_name` named, None if there is none (any more). Counts as a use of it."""
     named = NAMED.fullmatch(corpus)
     if named is None:
         return None
     path = Store().folder / "uploads" / named[1] / named[2]
-    return path if path.is_file() else None
+    if not path.is_file():
+        return None
+    with contextlib.suppress(OSError):  # a cache that cannot be written to
+        if time.time() - path.parent.stat().st_mtime > USED_AGAIN:
+            os.utime(path.parent)
+    return path

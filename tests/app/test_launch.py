@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sys
@@ -122,6 +123,27 @@ def test_uploads_keep_to_their_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     path = Path(uploads.keep("../../etc/pass wd.txt", b"text"))
     assert path.is_relative_to(tmp_path / "uploads") and path.read_bytes() == b"text"
     assert uploads.title(str(path)) == "pass-wd.txt"
-    for number in range(2 * uploads.KEPT):
-        uploads.keep("a.txt", str(number).encode())
-    assert len(list((tmp_path / "uploads").iterdir())) <= uploads.KEPT
+
+
+def test_uploads_that_nobody_uses_leave_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(uploads, "KEPT", 5)
+    in_use = Path(uploads.keep("mine.txt", b"a text that is read on every page"))
+    for number in range(12):
+        place = Path(uploads.keep("a.txt", str(number).encode())).parent
+        os.utime(place, (number, number))  # long ago
+        os.utime(in_use.parent, (number, number))
+        assert uploads.find(uploads.public_name(str(in_use))) == in_use  # a use
+    kept = list((tmp_path / "uploads").iterdir())
+    assert len(kept) == 5 and in_use.parent in kept
+
+
+def test_uploads_keep_within_their_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(uploads, "KEPT_MEGABYTES", 2)
+    for number in range(6):
+        newest = uploads.keep("large.txt", bytes([number]) * 700_000)
+        os.utime(Path(newest).parent, (number, number))
+    assert len(list((tmp_path / "uploads").iterdir())) == 2
+    enormous = Path(uploads.keep("enormous.txt", b"x" * 3_000_000))
+    assert list((tmp_path / "uploads").iterdir()) == [enormous.parent]
