@@ -149,12 +149,12 @@ def precomputed(choice: Choice) -> bool:
     return _analysis(choice).precomputed
 
 
-def _prepare(analysis: Analysis, progress: Progress) -> Analysis:
+def _prepare(analysis: Analysis, progress: Progress) -> None:
+    """Its result stays in the analysis: jobs are remembered for longer than analyses are."""
     _start_torch(progress)
     analysis.encoding(progress)
     analysis.observation(progress)
     analysis.loaded(progress)
-    return analysis
 
 
 def few_shot_key(choice: Choice, edits: tuple[Edit, ...], direction: str) -> tuple[object, ...]:

@@ -221,6 +221,7 @@ class Lane:
         job.stop.set()
         if job in self._queue:
             self._queue.remove(job)
+            job.work = _spent
             job.state = "cancelled"
             job.finished.set()
 
@@ -265,7 +266,13 @@ def _run(job: Job) -> None:
         job.error = f"{job.title} failed because of a mistake in Headscope ({type(error).__name__}); see the terminal."
         job.state = "failed"
     finally:
+        job.work = _spent
         job.finished.set()
+
+
+def _spent(progress: Progress) -> Any:
+    """In place of the work that is done: it holds the analysis with its thousands of hidden states, for hundreds of jobs."""
+    raise RuntimeError("This job has been done.")
 
 
 _making = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -248,3 +250,27 @@ def test_time_left_comes_from_the_speed_of_the_phrase(monkeypatch: pytest.Monkey
     tell_bytes(job.progress, "Fetching", 31e6, 93e6)  # the same step, although its phrase counts on
     assert job.phrase == "Fetching: 31 of 93 MB"
     assert job.seconds_left() == pytest.approx(20)
+
+
+class Large:
+    """Stands for an analysis with its hidden states."""
+
+
+@pytest.mark.parametrize("ending", ["done", "failed", "cancelled in line"])
+def test_an_ended_job_lets_go_of_what_its_work_held(ending: str, gate: Gate) -> None:
+    def fail(held: Large) -> None:
+        raise InputError("Not like this.")
+
+    lane, held = Lane("test"), Large()
+    there = weakref.ref(held)
+    if ending == "cancelled in line":
+        lane.submit("before", "before", gate)
+        assert gate.began.wait(5)
+    work = fail if ending == "failed" else lambda held: None
+    job = lane.submit("a", "A", lambda progress, held=held: work(held))  # type: ignore[misc]
+    if ending == "cancelled in line":
+        lane.cancel(job)
+    assert ended(job).state == ending.split()[0]
+    del held
+    gc.collect()
+    assert lane.find("a") is job and there() is None
