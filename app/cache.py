@@ -6,9 +6,10 @@ function that may find nothing yet returns the job instead.
 
 from __future__ import annotations
 
-import shlex
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from core.figures import Chart, Look
 from core.model.facts import HeadFacts
 from core.pruning.names import STANDARD
 from core.results import Sampling
-from core.settings import Progress, Texts
+from core.settings import Progress, Texts, local_path
 from core.steering import Edit, edited_prompt
 
 if TYPE_CHECKING:
@@ -47,6 +48,47 @@ GRID = np.arange(-8.0, 12.01, 0.5)
 def _bounded(entries: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Kept for all visitors, so many; values of our own are told apart as they are written, not field by field."""
     return st.cache_resource(max_entries=entries, show_spinner=False, hash_funcs={Choice: repr, Edit: repr, Look: repr})
+
+
+LOOKED_AT = 1000
+"""Entries of a folder that are looked at for changes."""
+
+_stamps: dict[str, object] = {}
+_began_before: list[Job] = []  # jobs that may have read files as they were before a change that was noticed
+
+
+def notice_changes(*names: str) -> None:
+    """Forget everything that was computed if a file or folder of these names has changed since it was named last.
+
+    Models, texts and series on the user's own disk are known by their names until here; the store knows them by their
+    contents, so what did not change is there again at once. A shared server reads nothing that could change.
+    """
+    if rules().shared:
+        return
+    changed = False
+    for name in names:
+        stamp = _stamp(name)
+        changed |= _stamps.setdefault(name, stamp) != stamp
+        _stamps[name] = stamp
+    if changed or any(not job.active for job in _began_before):
+        active = jobs.analyses().forget_finished() + jobs.generation().forget_finished()
+        _began_before[:] = active if changed else [job for job in _began_before if job.active]
+        st.cache_resource.clear()
+
+
+def _stamp(name: str) -> object:
+    """What shows that a file, or one directly in a folder, was written anew; None for what is no place on this disk."""
+    place = local_path(name)
+    if place is not None and not place.exists() and ":" in name:
+        place = local_path(name.rpartition(":")[0])  # a column of a table
+    try:
+        if place is None or not place.is_dir():
+            return None if place is None else (place.stat().st_mtime_ns, place.stat().st_size)
+        with os.scandir(place) as entries:
+            found = [(e.name, e.stat().st_mtime_ns, e.stat().st_size) for e in islice(entries, LOOKED_AT)]
+        return tuple(sorted(found))
+    except (OSError, ValueError):
+        return None
 
 
 class _NotYet(Exception):
@@ -87,6 +129,7 @@ def _encoding(choice: Choice) -> Encoding:
 
 def encoding(choice: Choice) -> Encoding | Job:
     """The encoding if it is in memory or in the store (then torch is not needed), or the job that computes it."""
+    notice_changes(choice.model, choice.corpus)
     try:
         return _encoding(choice)
     except _NotYet:
@@ -356,6 +399,7 @@ def row(choice: Choice) -> tuple[Row | None, Job | None]:
     Raises:
         InputError: this server does not analyse that.
     """
+    notice_changes(choice.model, choice.corpus)
     job = jobs.analyses().find(("compare", choice))
     try:
         return _row(choice), None
@@ -382,12 +426,17 @@ def measure_row(choice: Choice) -> Job:
     return jobs.analyses().submit(("compare", choice), title, measure, owner=state.session())
 
 
-@_bounded(4)
 def data_rows(folder: str) -> tuple[Row, ...]:
     """The rows of a sweep's data set; only the user of this computer may name one."""
+    rules().check_own("reading a sweep's data set")
+    notice_changes(folder)
+    return _data_rows(folder)
+
+
+@_bounded(4)
+def _data_rows(folder: str) -> tuple[Row, ...]:
     from core.compare import read_data
 
-    rules().check_own("reading a sweep's data set")
     return read_data(folder)
 
 
@@ -408,6 +457,8 @@ def dynamics(series: str) -> Dynamics | Job:
         return bundled_dynamics()
     rules().check_own("measuring other checkpoints, or training,")
     run = runs.parse(series)
+    if run is None:
+        notice_changes(*runs.places(series))
     title = f"Measuring {series}" if run is None else run.title
     job = jobs.analyses().submit(("dynamics", series), title, lambda p: _measure(series, run, p), owner=state.session())
     return job.result if job.state == "done" else job
@@ -423,7 +474,7 @@ def _measure(series: str, run: Run | None, progress: Progress) -> Dynamics:
     from core.series import train_series
 
     if run is None:
-        return measure(shlex.split(series), progress=progress, on_checkpoint=show)
+        return measure(runs.places(series), progress=progress, on_checkpoint=show)
     return train_series(run.text(), run.settings, progress=progress, on_checkpoint=show)
 
 

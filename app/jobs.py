@@ -232,6 +232,13 @@ class Lane:
             if job is not None and not job.active:
                 del self._jobs[key]
 
+    def forget_finished(self) -> list[Job]:
+        """Drop all finished jobs; returns those that wait or are at work."""
+        with self._change:
+            for key in [key for key, job in self._jobs.items() if not job.active]:
+                del self._jobs[key]
+            return list(self._jobs.values())
+
     def _work(self) -> None:
         with contextlib.suppress(AttributeError, OSError):  # where threads have a priority: pages go first
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from app import uploads
 from core.errors import InputError
-from core.store import Store
+from core.store import Store, write_text
+from core.words import quoted
 
 if TYPE_CHECKING:
     from core.corpus import Corpus
@@ -69,9 +71,25 @@ def parse(series: str) -> Run | None:
         return None
     size, _, rest = series.removeprefix(PREFIX).partition(":")
     seed, _, corpus = rest.partition(":")
-    if size not in SIZES or not (seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32) or not corpus:
+    if (
+        size not in SIZES
+        or not (seed.isascii() and seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32)
+        or not corpus
+    ):
         raise InputError("That training run has no such name: choose one from the list, or train one.")
     return Run(size, int(seed), corpus)
+
+
+def places(series: str) -> list[str]:
+    """The folders or names of a series that is no run, as they stand on a command line.
+
+    Raises:
+        InputError: a quotation mark that is not closed.
+    """
+    try:
+        return shlex.split(series)
+    except ValueError as error:
+        raise InputError(f"The checkpoints {quoted(series)} cannot be read: a quotation mark is not closed.") from error
 
 
 def title(series: str) -> str:
@@ -96,7 +114,7 @@ def kept() -> list[str]:
 def keep(series: str) -> None:
     run = parse(series)
     if run is not None:
-        (run.folder() / MARK).write_text(json.dumps({"series": series}), "utf-8")
+        write_text(run.folder() / MARK, json.dumps({"series": series}))
 
 
 def discard(series: str) -> None:

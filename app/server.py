@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import streamlit as st
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from streamlit.proto.NewSession_pb2 import CustomThemeConfig
 from streamlit.runtime import app_session
 
@@ -75,4 +77,23 @@ def on_script_error(error: Exception) -> bool:
     return True
 
 
-app = st.App(Path(__file__).with_name("main.py"), lifespan=lifespan, routes=ROUTES, on_script_error=on_script_error)
+def own_hosts() -> list[str]:
+    """The names under which this computer's own dashboard may be asked for.
+
+    A page from elsewhere whose name is made to mean this computer (DNS rebinding) would otherwise reach what its user
+    may: local files and exports. What is open to others holds none of that and goes by any name.
+    """
+    if os.environ.get(AUDIENCE_VARIABLE, "own") != "own":
+        return ["*"]
+    address = str(st.get_option("server.address") or "localhost")
+    # an IPv6 address is read without or with its brackets, or as the first of them, as versions of the check have it
+    return ["localhost", "127.0.0.1", "::1", "[::1]", "[", address, f"[{address}]"]
+
+
+app = st.App(
+    Path(__file__).with_name("main.py"),
+    lifespan=lifespan,
+    routes=ROUTES,
+    middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=own_hosts(), www_redirect=False)],
+    on_script_error=on_script_error,
+)

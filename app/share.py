@@ -13,6 +13,7 @@ from pathlib import Path
 
 from app import runs, uploads
 from app.state import Choice
+from core.errors import InputError
 from core.results import Sampling
 from core.steering import Edit
 
@@ -164,10 +165,18 @@ def _compare_command(view: View) -> list[str]:
     return [_line(words)]
 
 
+def _places(series: str) -> list[str]:
+    """The checkpoints of a series one by one; as one where a quotation mark is not closed, which the page says."""
+    try:
+        return runs.places(series)
+    except InputError:
+        return [series]
+
+
 def _dynamics_command(view: View) -> list[str]:
     run = runs.parse(view.series)
     if run is None:
-        return [_line(["dynamics"], tuple(shlex.split(view.series)))]
+        return [_line(["dynamics"], tuple(_places(view.series)))]
     words = ["dynamics", "--train", "--size", run.size, *_option("--corpus", _text_name(run.corpus))]
     return [_line(words + (["--seed", str(run.seed)] if run.seed else []))]
 
@@ -340,7 +349,7 @@ def _compare_python(view: View) -> list[str]:
 def _dynamics_python(view: View) -> list[str]:
     run = runs.parse(view.series)
     if run is None:
-        call = f"found = dynamics({shlex.split(view.series)!r})"
+        call = f"found = dynamics({_places(view.series)!r})"
         opening = ["from core.series import dynamics", "", call]
     else:
         seed = f", seed={run.seed}" if run.seed else ""

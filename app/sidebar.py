@@ -9,6 +9,7 @@ import streamlit as st
 from app import state, uploads, widgets
 from app.environment import SHARED_MEGABYTES
 from app.rules import SHARED_POSITIONS, rules
+from core.errors import InputError
 from core.figures import words
 
 MORE_TEXTS = (
@@ -108,10 +109,14 @@ def _most_megabytes() -> int:
     return SHARED_MEGABYTES if rules().shared else uploads.MOST_MEGABYTES
 
 
-def _keep(name: str, content: bytes) -> str:
-    """The name of a corpus that was given by hand; a shared server does not tell where on its disk it lies."""
-    path = uploads.keep(name, content)
-    return uploads.public_name(path) if rules().shared else path
+def _use(name: str, content: bytes, **also: object) -> None:
+    """Choose a text that was given by hand; a shared server does not tell where on its disk it lies."""
+    try:
+        path = uploads.keep(name, content)
+    except InputError as error:
+        state.choose(upload_refused=str(error))
+        return
+    state.choose(corpus=uploads.public_name(path) if rules().shared else path, upload_refused="", **also)
 
 
 def _take_upload() -> None:
@@ -127,7 +132,7 @@ def _take_upload() -> None:
     if rules().shared and kind not in uploads.SHARED_KINDS:
         state.choose(upload_refused=f"Files .{kind} are not taken here, but .{', .'.join(uploads.SHARED_KINDS)}.")
         return
-    state.choose(corpus=_keep(file.name, content), upload_refused="")  # type: ignore[attr-defined]
+    _use(file.name, content)  # type: ignore[attr-defined]
 
 
 def _take_pasted() -> None:
@@ -141,4 +146,4 @@ def _take_pasted() -> None:
             "Save it as a .txt file and upload that."
         )
         return
-    state.choose(corpus=_keep("pasted.txt", text.encode("utf-8", errors="replace")), pasted="", upload_refused="")
+    _use("pasted.txt", text.encode("utf-8", errors="replace"), pasted="")

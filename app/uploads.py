@@ -7,9 +7,11 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 import time
 from pathlib import Path
 
+from core.errors import InputError
 from core.store import Store
 
 KINDS = ("txt", "md", "jsonl", "csv", "parquet")
@@ -27,15 +29,30 @@ NAMED = re.compile(r"upload:([0-9a-f]{16})/([A-Za-z0-9_-][A-Za-z0-9._-]{0,79})")
 
 
 def keep(name: str, content: bytes) -> str:
-    """Write an upload under its hash and return the corpus name (a path) under which `core` reads it."""
+    """Write an upload under its hash, whole or not at all; returns the corpus name (a path) under which `core` reads it.
+
+    Raises:
+        InputError: there is no room for it, or the cache cannot be written.
+    """
     folder = Store().folder / "uploads"
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip(".-")[-80:] or "text.txt"
     place = folder / hashlib.sha256(content).hexdigest()[:16]
-    place.mkdir(parents=True, exist_ok=True)
     path = place / safe
-    if not path.is_file():
-        path.write_bytes(content)
-    os.utime(place)
+    temporary = folder / f".writing-{os.getpid()}-{threading.get_ident()}"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.stat().st_size != len(content):
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        os.utime(place)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            place.rmdir()  # only if nothing is in it
+        raise InputError(
+            f"The text cannot be kept in Headscope's cache ({error.strerror or error}): make room there, or start with "
+            "--cache FOLDER."
+        ) from error
     _make_room(folder)
     return str(path)
 
@@ -44,6 +61,8 @@ def _make_room(folder: Path) -> None:
     """Remove what has been used longest ago, until no more is kept than may be; the newest always stays."""
     used: list[tuple[float, int, Path]] = []
     for place in folder.iterdir():
+        if not place.is_dir():
+            continue  # is being written
         with contextlib.suppress(OSError):  # another process removes too
             used.append((place.stat().st_mtime, sum(file.stat().st_size for file in place.iterdir()), place))
     space = 0

@@ -175,7 +175,12 @@ def _only_character(texts: tuple[str, ...]) -> str | None:
 def _read_path(name: str) -> Corpus:
     path, column = _split_column(name)
     if path.is_dir():
-        entries = list(islice(path.rglob("*"), MOST_TEXTS + 1))
+        try:
+            entries = list(islice(path.rglob("*"), MOST_TEXTS + 1))
+        except OSError as error:  # something in it left while it was listed, or may not be looked at
+            raise InputError(
+                f"The folder {quoted(name)} cannot be listed ({error.strerror or error}): name a folder of texts."
+            ) from error
         if len(entries) > MOST_TEXTS:
             raise InputError(f"The folder {quoted(name)} holds more than {MOST_TEXTS:,} files: name one of texts only.")
         files = sorted(p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file())

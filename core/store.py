@@ -62,7 +62,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | str | None = None, max_bytes: int = 4 * 2**30, enabled: bool = True) -> None:
-        self.folder = Path(folder) if folder is not None else default_folder()
+        self.folder = Path(folder) if folder else default_folder()
         self.max_bytes = max_bytes
         self.enabled = enabled
 
@@ -179,6 +179,11 @@ def write_text(path: str | Path, text: str) -> None:
     temporary = None
     try:
         target = Path(path)
+        if target.is_symlink():
+            target = target.resolve()  # the link stays, and what it names is written
+        if target.exists() and not target.is_file():  # a device or a pipe is written to, not replaced
+            target.write_text(whole_characters(text), "utf-8")
+            return
         temporary = target.with_name(f".writing-{os.getpid()}-{threading.get_ident()}")
         temporary.write_text(whole_characters(text), "utf-8")
         temporary.replace(target)

@@ -110,7 +110,9 @@ def _known_row(run: Run, out: Path, store: Store) -> Row | None:
         return None
     row = read_row(out, run.key)
     if row is not None and row["status"] == "done":
-        return row
+        here = worker.revision_on_disk(run, store)
+        if here is None or here == row["revision"]:  # else the weights were changed since
+            return row
     found = worker.known(run, store)
     if found is None:
         return None

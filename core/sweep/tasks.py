@@ -133,6 +133,15 @@ def known(run: Run, store: Store) -> tuple[Encoding, str] | None:
     return None if files is None or encoding is None else (encoding, files.revision)
 
 
+def revision_on_disk(run: Run, store: Store) -> str | None:
+    """Which version of the model lies on this disk; None where none does. The network is never asked."""
+    try:
+        files = _here(run, store).known_files()
+    except HeadscopeError:  # moved away since
+        return None
+    return None if files is None else files.revision
+
+
 def _here(run: Run, store: Store) -> Analysis:
     """The analysis where the sweep was started; the text is known by its hash."""
     text = Corpus(run.corpus, (), False, run.corpus_sha256)

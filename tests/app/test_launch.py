@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.proto.NewSession_pb2 import CustomThemeConfig
 from streamlit.runtime import app_session
@@ -147,3 +151,60 @@ def test_uploads_keep_within_their_space(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(list((tmp_path / "uploads").iterdir())) == 2
     enormous = Path(uploads.keep("enormous.txt", b"x" * 3_000_000))
     assert list((tmp_path / "uploads").iterdir()) == [enormous.parent]
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    written = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        written(path, content[:100])
+        raise OSError(28, "No space left on device")
+
+    content = b"a text " * 1000
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", full)
+        with pytest.raises(InputError, match=r"cannot be kept in Headscope's cache .No space left.*make room there"):
+            uploads.keep("my.txt", content)
+    assert list((tmp_path / "uploads").iterdir()) == []
+    assert Path(uploads.keep("my.txt", content)).read_bytes() == content
+
+
+def test_a_stump_of_an_upload_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    kept = Path(uploads.keep("my.txt", b"a whole text"))
+    kept.write_bytes(b"a who")
+    assert Path(uploads.keep("my.txt", b"a whole text")).read_bytes() == b"a whole text"
+
+
+@pytest.mark.parametrize(
+    ("audience", "host", "status"),
+    [
+        ("own", "localhost:8501", 200),
+        ("own", "127.0.0.1:8501", 200),
+        ("own", "[::1]:8501", 200),
+        ("own", "evil.example:8501", 400),
+        ("own", "localhost.evil.example", 400),
+        ("classroom", "192.168.1.5:8501", 200),
+    ],
+)
+def test_a_dashboard_of_ones_own_goes_by_no_other_name(
+    audience: str, host: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(environment.AUDIENCE_VARIABLE, audience)
+
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("a page")(scope, receive, send)
+
+    guarded = TrustedHostMiddleware(page, allowed_hosts=server.own_hosts(), www_redirect=False)
+    asked = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", host.encode())]}
+    answers: list[Message] = []
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("nothing more is asked for")
+
+    asyncio.run(guarded(asked, receive, send))
+    assert answers[0]["status"] == status

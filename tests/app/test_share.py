@@ -19,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from app import edits, handout, share
+from app import edits, handout, runs, share
 from app.share import View
 from app.state import Choice, _exactly
 from core import summary
 from core.analysis import Analysis
 from core.cli import cli
+from core.errors import InputError
 from core.kept import bundled
 from core.results import Sampling, plain
 from core.series import summary as series_summary
@@ -408,3 +409,11 @@ def test_results_are_numbers_of_the_page() -> None:
     with pytest.raises(AssertionError):
         close({"a": 1}, {"a": 1, "b": 2})
     close({"a": np.float64(1.0)}, {"a": 1.0})
+
+
+def test_checkpoints_with_an_open_quotation_mark_are_one_name() -> None:
+    view = View("dynamics", DEMO, series="'unclosed")
+    assert shlex.split(share.command(view))[-1] == "'unclosed"
+    ast.parse(share.python(view))
+    with pytest.raises(InputError, match=r"'unclosed.*a quotation mark is not closed"):
+        runs.places("'unclosed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,13 @@ def test_a_short_rest_joins_the_block_before_it_and_no_other() -> None:
     pieces = [np.full(n, i, dtype=np.int32) for i, n in enumerate((5, 5, 5, 2))]
     assert [block.tolist() for block in _blocks(pieces, 5)] == [[0] * 5, [1] * 5, [2] * 5 + [3] * 2]
     assert [block.tolist() for block in _blocks(pieces[2:], 5)] == [[2] * 5 + [3] * 2]
+
+
+def test_a_folder_that_changes_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listing(folder: Path, pattern: str) -> Iterator[Path]:
+        yield tmp_path / "a.txt"
+        raise FileNotFoundError(2, "No such file or directory", str(tmp_path / "gone"))
+
+    monkeypatch.setattr(Path, "rglob", listing)
+    with pytest.raises(InputError, match=r"cannot be listed .No such file or directory.: name a folder of texts"):
+        read_corpus(str(tmp_path))

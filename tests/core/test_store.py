@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from core.store import Store, read_result, write_result
+from core.errors import InputError
+from core.store import Store, default_folder, read_result, write_result, write_text
 
 
 @dataclass(frozen=True)
@@ -127,3 +130,30 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     store = Store(tmp_path)
     store.put("thing", {}, example())  # reported, not raised: the result itself is not lost
     assert list(store.results.iterdir()) == []
+
+
+def test_a_file_that_a_user_asked_for_replaces_files_only(tmp_path: Path) -> None:
+    real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe"
+    real.write_text("old")
+    link.symlink_to(real)
+    write_text(link, "new")
+    assert link.is_symlink() and real.read_text() == "new"
+    write_text(tmp_path / "fresh.json", "whole")
+    assert (tmp_path / "fresh.json").read_text() == "whole"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_text(pipe, "through the pipe")
+    reader.join(5)
+    assert read == ["through the pipe"] and pipe.is_fifo()
+    device = Path(os.devnull)
+    write_text(device, "nothing is kept of this")
+    assert device.is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.json", "link.json", "pipe", "real.json"]
+    with pytest.raises(InputError, match="cannot be written: Is a directory"):
+        write_text(tmp_path, "text")
+
+
+def test_an_empty_folder_name_is_not_the_folder_one_stands_in() -> None:
+    assert Store("").folder == Store(None).folder == default_folder()

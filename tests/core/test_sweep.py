@@ -154,6 +154,30 @@ def test_rows_are_one_data_set(tiny_analysis, tmp_path: Path) -> None:
         read_rows(tmp_path / "nowhere")
 
 
+def test_a_row_is_not_kept_when_the_weights_have_changed(tmp_path: Path) -> None:
+    folder, out, store = tiny_model("gpt2", tmp_path / "model"), tmp_path / "out", Store(tmp_path / "store")
+    plan = parse_plan(f"models = [{str(folder)!r}]\n[settings]\npositions = 500\ncontext = 64", "plan.toml")
+
+    def measured() -> float:
+        run = plan.runs[0]
+        analysis = Analysis(run.model_place, run.corpus_place, run.settings, store)
+        row = row_of(run, analysis.encoding(), analysis.files().revision, 1.0, False)
+        write_row(out, row)
+        return row["r2"]
+
+    first = measured()
+    known = cluster._known_row(plan.runs[0], out, store)
+    assert known is not None and known["r2"] == first
+    tiny_model("gpt2", folder, seed=1)
+    assert cluster._known_row(plan.runs[0], out, store) is None
+    second = measured()
+    known = cluster._known_row(plan.runs[0], out, store)
+    assert known is not None and known["r2"] == second != first
+    folder.rename(tmp_path / "elsewhere")  # what was measured stays known
+    known = cluster._known_row(plan.runs[0], out, store)
+    assert known is not None and known["r2"] == second
+
+
 # --- on Ray -----------------------------------------------------------------------------------------------------------
 
 NOTICES_QUICKLY = {

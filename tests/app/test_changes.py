@@ -1,0 +1,65 @@
+"""Files of the user that change while the dashboard runs: nothing that was computed from the old ones is shown as the new."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from app import cache, jobs, rules
+from app.state import Choice
+
+
+def looked_at(choice: Choice) -> None:
+    cache.notice_changes(choice.model, choice.corpus)
+
+
+def computed(choice: Choice, result: str) -> None:
+    job = jobs.analyses().submit(("encode", choice), "encode", lambda progress: result)
+    assert job.finished.wait(5)
+
+
+@pytest.mark.parametrize("how", ["longer", "same length", "touched", "in a folder", "column", "gone"])
+def test_a_changed_text_is_read_anew(how: str, tmp_path: Path) -> None:
+    file = tmp_path / "notes.csv"
+    file.write_text("one text")
+    name = {"in a folder": str(tmp_path), "column": f"{file}:text"}.get(how, str(file))
+    choice = Choice("demo", name, 1024)
+    looked_at(choice)
+    computed(choice, "of the old text")
+    looked_at(choice)
+    assert jobs.analyses().find(("encode", choice)) is not None  # nothing has changed
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_text("two texts" if how == "longer" else "one more")
+        os.utime(file, (1, 1) if how == "touched" else (2e9, 2e9))
+    looked_at(choice)
+    assert jobs.analyses().find(("encode", choice)) is None
+
+
+def test_work_that_read_the_old_text_is_not_taken_for_the_new(tmp_path: Path) -> None:
+    file, over = tmp_path / "notes.txt", threading.Event()
+    file.write_text("old")
+    choice, other = Choice("demo", str(file), 1024), Choice("demo", "sampler", 1024)
+    looked_at(choice)
+    job = jobs.analyses().submit(("encode", choice), "encode", lambda progress: over.wait(5) and "of the old text")
+    file.write_text("new and longer")
+    looked_at(choice)
+    assert jobs.analyses().find(("encode", choice)) is job  # at work still
+    over.set()
+    assert job.finished.wait(5)
+    looked_at(choice)
+    assert jobs.analyses().find(("encode", choice)) is None
+    computed(choice, "of the new text")
+    computed(other, "of another")
+    looked_at(choice)
+    assert [jobs.analyses().find(("encode", each)) is not None for each in (choice, other)] == [True, True]
+
+
+def test_a_shared_server_looks_at_no_place_on_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "rules", lambda: rules.Rules("public", None, None, ""))
+    monkeypatch.setattr(cache, "_stamp", lambda name: pytest.fail(f"looked at {name}"))
+    cache.notice_changes(str(tmp_path), "/etc/passwd")
