@@ -25,6 +25,8 @@ def draw() -> None:
     state.publish()
     if chosen.url_path:  # all but the first page show tables
         preload.tables()
+    for sentence in state.misread(chosen.url_path):
+        widgets.problem(sentence)
     with jobs.answering():
         chosen.run()
     state.publish()

@@ -22,6 +22,7 @@ from core.errors import InputError
 from core.figures import Look
 from core.settings import Settings
 from core.steering import DIRECTIONS, MOST_TOKENS, Edit
+from core.words import quoted
 
 if TYPE_CHECKING:
     from app.lesson.questions import Verdict
@@ -114,7 +115,9 @@ def _read_edits(text: str) -> tuple[Edit, ...]:
     if text == NONE:
         return ()
     pairs = [part.split(":") for part in text.split(",")][:MOST_TOKENS]
-    edits = {int(number): Edit(int(number), float(ratio)) for number, ratio in pairs if int(number) >= 0}
+    edits = {int(number): Edit(int(number), float(ratio)) for number, ratio in pairs}
+    if min(edits) < 0:
+        raise ValueError(text)
     return tuple(edits.values())
 
 
@@ -171,7 +174,7 @@ OF_THE_CHOICE = ("model", "corpus", "positions", "seed")
 
 
 def start() -> None:
-    """At the beginning of every run: a new session takes over what its URL says; bad values fall back in silence."""
+    """At the beginning of every run: a new session takes over what its URL says; see `misread` for what cannot be."""
     if "session" in st.session_state:
         for key in OF_THE_CHOICE:
             if st.session_state.get(key) is None and f"last-{key}" in st.session_state:
@@ -209,7 +212,8 @@ def _begin() -> None:
             allowed.admit(
                 st.session_state["model"] or FIRST_MODEL, st.session_state["corpus"], st.session_state["positions"]
             )
-        except InputError:
+        except InputError as error:
+            st.session_state["not_admitted"] = str(error)
             st.session_state.update({key: _FIELDS[key][0] for key in OF_THE_CHOICE})
     if st.session_state["model"] is None:
         st.session_state["model"] = allowed.named_model or FIRST_MODEL
@@ -432,7 +436,11 @@ def drop_unknown(known: Container[int]) -> None:
     """Tokens that the model does not have, as a URL may name them, leave the list."""
     kept = tuple(edit for edit in edits() if edit.token_id in known)
     if len(kept) < len(edits()):
+        unknown = next(edit.token_id for edit in edits() if edit.token_id not in known)
         st.session_state["edit"] = kept or None
+        st.session_state["edit_refused"] = (
+            f"Token {unknown} cannot be steered, for this model never gives it here: it was left away."
+        )
 
 
 def offer(first: Callable[[], Edit | None]) -> None:
@@ -506,6 +514,21 @@ def fraction_moved() -> None:
     """Callback of the slider of the page Pruning."""
     st.session_state.get("unread", {}).pop("removed", None)
     st.session_state["removed"] = st.session_state["removed-slider"]
+
+
+def misread(page: str) -> list[str]:
+    """What the address asks for and the page does not show, a sentence each; until another page is opened."""
+    if st.session_state.setdefault("opened-on", page) != page:
+        return []
+    fields = st.session_state.get("unread", {})
+    found = [
+        f"The address asks for {key} = {quoted(value)}, which cannot be: shown is what stands without it."
+        for key, value in fields.items()
+        if key != "removed"  # its page says which fractions there are
+    ]
+    if refused := st.session_state.get("not_admitted"):
+        found.append(f"{refused} Shown is {choice().model} on {choice().corpus}.")
+    return found
 
 
 def unread(key: str) -> str | None:

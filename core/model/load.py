@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -261,7 +261,27 @@ def _module(files: ModelFiles, config: PreTrainedConfig, dtype: str, device: tor
             f"The files of {files.name} lack {len(missing)} weights of {type(module).__name__} ({missing[0]}): it has "
             "no complete output head or is damaged, so choose the causal language model of this family."
         )
+    left = _left_out(module, report["unexpected_keys"])
+    if left:
+        raise AnalysisError(
+            f"The files of {files.name} hold {len(left)} weights for which {type(module).__name__}, as its config.json "
+            f"describes it, has no place ({left[0]}): without them it is another model, so give the config.json that it "
+            "was saved with."
+        )
     return module
+
+
+def _left_out(module: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Stored weights of the head, or of layers, that the module does not have; what else lies beside them may."""
+    places = dict(module.named_modules())
+    head = next((name for name, each in places.items() if each is module.get_output_embeddings()), None)
+    found = []
+    for key in sorted(unexpected):
+        layer = re.match(r"(.+)\.\d+\.", key)
+        of_a_layer = layer is not None and layer[1] in places and layer[0].rstrip(".") not in places
+        if of_a_layer or (head is not None and key.startswith(f"{head}.")):
+            found.append(key)
+    return found
 
 
 def _options(module: PreTrainedModel) -> dict[str, bool]:

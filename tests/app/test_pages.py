@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Element
 
 from app import jobs, sidebar, state, uploads
 from app.views.encoding import find_tokens
@@ -40,6 +42,11 @@ def button(test: AppTest, label: str):
 def param(test: AppTest, key: str) -> str:
     value = test.query_params[key]
     return value if isinstance(value, str) else value[0]
+
+
+def read(error: Element) -> str:
+    """A sentence as a reader sees it: without the marks that keep its signs from being markup."""
+    return re.sub(r"\\(.)", r"\1", error.value)
 
 
 def fine(test: AppTest) -> AppTest:
@@ -255,18 +262,33 @@ def test_hostile_tokens_stay_text(visit: Visit) -> None:
     "query",
     [
         {"edit": "x:y"},
-        {"edit": "999999999:2"},
         {"edit": f"{RIVER}:-1"},
         {"edit": f"{RIVER}:nan"},
+        {"edit": "-5:2"},
         {"positions": "17"},
         {"seed": "-1"},
         {"direction": "sideways"},
-        {"calibrate": "perhaps"},
-        {"view": "Nothing"},
+        {"samples": "100000"},
+        {"temperature": "nan"},
+        {"prompt": "<b>", "seed": "<script>alert(1)</script>"},
     ],
 )
-def test_a_bad_address_falls_back_in_silence(visit: Visit, query: dict[str, str]) -> None:
-    fine(visit("steering", model="smollm2", **query))
+def test_what_an_address_asks_for_in_vain_is_said_once(visit: Visit, query: dict[str, str]) -> None:
+    test = visit("model", model="smollm2", **query)
+    key, value = list(query.items())[-1]
+    assert not test.exception and len(test.error) == 1
+    said = read(test.error[0])
+    assert f"The address asks for {key} = '{value}', which cannot be" in said
+    fine(test.switch_page("views/steering.py").run())
+    fine(test.switch_page("views/encoding.py").run())
+
+
+def test_a_token_of_an_address_that_the_model_never_gives(visit: Visit) -> None:
+    test = visit("steering", model="smollm2", edit="999999999:2")
+    assert [read(error) for error in test.error] == [
+        "Token 999999999 cannot be steered, for this model never gives it here: it was left away."
+    ]
+    assert "␣river" in text_of(test) and not test.exception  # the one that a first visitor finds
 
 
 def test_an_impossible_ratio_gets_one_sentence(visit: Visit) -> None:

@@ -186,3 +186,21 @@ def test_the_address_is_the_one_that_works_for_the_teacher(
 ) -> None:
     monkeypatch.setattr(state.st, "context", SimpleNamespace(url=url))
     assert state.reached_at(CLASS.address) == address
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ({"corpus": "/etc/hostname"}, "open to others, so it reads only"),
+        ({"corpus": "self:999999"}, "self:N up to 20,000"),
+        ({"model": "../../etc"}, "open to others, so it opens only"),
+    ],
+)
+def test_what_an_address_may_not_ask_for_is_said(
+    visit: Visit, query: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(environment.AUDIENCE_VARIABLE, "public")
+    test = visit("model", **query)
+    said = re.sub(r"\\(.)", r"\1", test.error[0].value)
+    assert sentence in said and said.endswith("Shown is demo on sampler.")
+    assert not test.exception and len(test.error) == 1

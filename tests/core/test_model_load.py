@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from core.errors import AnalysisError, InputError
 from core.model import LoadedModel, ModelFiles, doctor, load_model, memory, resolve
@@ -357,6 +358,30 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(AnalysisError, match=r"lack 1 weights of LlamaForCausalLM \(lm_head\.weight\)"):
+        load(folder)
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_layers_that_the_config_leaves_out_are_refused(layers: int, tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_hidden_layers"] == 2
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers, "layer_types": None}))
+    with pytest.raises(
+        AnalysisError, match=rf"weights for which LlamaForCausalLM.* \(model\.layers\.{layers}\..*config"
+    ):
+        load(folder)
+
+
+def test_a_stored_bias_that_the_head_does_not_have_is_refused(tmp_path: Path) -> None:
+    folder = tiny_model("gpt_neox", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head_of_a_value_model.weight"] = torch.zeros(3)  # nothing to do with the next token
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert not load(folder).description.bias
+    weights["embed_out.bias"] = torch.ones(VOCAB)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AnalysisError, match=r"hold 1 weights for which GPTNeoXForCausalLM.*\((embed_out|lm_head)\.bias\)"):
         load(folder)
 
 

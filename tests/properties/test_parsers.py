@@ -271,7 +271,7 @@ def test_any_address(field: str, text: str) -> None:
         value = read(text)
     except InputError as error:
         refused(str(error))
-    except ValueError:  # what `start` leaves out in silence
+    except ValueError:  # what `start` leaves out, and the page says
         survived()
     else:
         assert read(write(value)) == value
