@@ -63,7 +63,8 @@ def first_line(error: Exception) -> str:
 def _plain(file: Path, limit: int) -> Iterator[str]:
     with file.open("rb") as opened:
         raw = opened.read(4 * limit)
-        yield _decode(raw, file.name, cut=bool(opened.read(1)))[:limit]
+        text = _decode(raw, file.name, cut=bool(opened.read(1)))[:limit]
+        yield text if "\n" in text else text.replace("\r", "\n")  # lines that end as on old Macs
 
 
 def _decode(raw: bytes, name: str, *, cut: bool = False) -> str:
@@ -104,7 +105,8 @@ def _jsonl(file: Path, column: str | None) -> Iterator[str]:
                 continue
             if not isinstance(record, dict):
                 raise InputError(f"Line {number} of {file.name!r} is neither a text nor an object with a text.")
-            name = column or _text_column(file.name, {k: isinstance(v, str) for k, v in record.items()})
+            texts = {k: isinstance(v, str) or (k == "text" and v is None) for k, v in record.items()}
+            name = column or _text_column(file.name, texts)
             if name not in record:
                 raise InputError(f"Line {number} of {file.name!r} has no {name!r}; it has {_listed(record)}.")
             if isinstance(record[name], str):
@@ -236,6 +238,8 @@ def _text_column(file: str, strings: dict[str, bool]) -> str:
     names = [name for name, is_string in strings.items() if is_string]
     if len(names) == 1:
         return names[0]
+    if not names:
+        raise InputError(f"No column of {file!r} holds texts; it has {_listed(strings)}: give a file where one does.")
     raise InputError(f"Which column of {file!r} is the text? Write {file}:COLUMN; it has {_listed(strings)}.")
 
 

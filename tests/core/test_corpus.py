@@ -60,7 +60,7 @@ def test_each_file_format_gives_its_texts(tmp_path: Path) -> None:
         ("x.jsonl", b"{", "is not JSON"),
         ("x.jsonl", b"[1]", "neither a text nor an object"),
         ("x.jsonl", b'{"a": "b", "c": "d"}', "Which column"),
-        ("x.csv", b"a,b\n1,2\n", "Which column"),
+        ("x.csv", b"a,b\n1,2\n", "No column of"),
         ("x.csv", b"", "no CSV"),
         ("x.parquet", b"PAR1 not really", "no Parquet"),
     ],
@@ -162,3 +162,24 @@ def test_a_folder_that_changes_while_it_is_listed(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "rglob", listing)
     with pytest.raises(InputError, match=r"cannot be listed .No such file or directory.: name a folder of texts"):
         read_corpus(str(tmp_path))
+
+
+def test_lines_that_end_as_on_old_macs(tmp_path: Path) -> None:
+    (tmp_path / "mac.txt").write_bytes(b"one line\rand another\rand a third\r" * 40)
+    (tmp_path / "unix.txt").write_bytes(b"one line\nand another\nand a third\n" * 40)
+    assert read_corpus(str(tmp_path / "mac.txt")).texts == read_corpus(str(tmp_path / "unix.txt")).texts
+
+
+def test_a_record_without_its_text_is_left_out_wherever_it_stands(tmp_path: Path) -> None:
+    records = [{"text": None, "title": "first"}, {"text": "a text " * 50, "title": "second"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert read_corpus(str(tmp_path / "a.jsonl")).texts == (records[1]["text"],)
+
+
+@pytest.mark.parametrize("values", [[1, 2], [[1], [2]], [b"a", b"b"]])
+def test_a_column_that_holds_no_text_is_not_offered_as_one(values: list[object], tmp_path: Path) -> None:
+    pd.DataFrame({"text": values}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(
+        InputError, match=r"^No column of 'a\.parquet' holds texts; it has 'text': give a file where one"
+    ):
+        read_corpus(str(tmp_path / "a.parquet"))

@@ -381,7 +381,9 @@ def test_a_stored_bias_that_the_head_does_not_have_is_refused(tmp_path: Path) ->
     assert not load(folder).description.bias
     weights["embed_out.bias"] = torch.ones(VOCAB)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(AnalysisError, match=r"hold 1 weights for which GPTNeoXForCausalLM.*\((embed_out|lm_head)\.bias\)"):
+    with pytest.raises(
+        AnalysisError, match=r"hold 1 weights for which GPTNeoXForCausalLM.*\((embed_out|lm_head)\.bias\)"
+    ):
         load(folder)
 
 
