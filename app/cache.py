@@ -478,6 +478,10 @@ def _measure(series: str, run: Run | None, progress: Progress) -> Dynamics:
     return train_series(run.text(), run.settings, progress=progress, on_checkpoint=show)
 
 
+def dynamics_begun(series: str) -> bool:
+    return jobs.analyses().find(("dynamics", series)) is not None
+
+
 def measured_dynamics(series: str) -> Dynamics | None:
     """A series that has been measured in this process; starts nothing."""
     job = jobs.analyses().find(("dynamics", series))

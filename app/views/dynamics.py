@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import cache, jobs, runs, state, uploads, widgets
 from app.jobs import Job
+from app.rules import rules
 from core.dynamics import Checkpoint, Dynamics, finding
 from core.errors import HeadscopeError
 from core.figures import dynamics as figures
@@ -23,6 +24,10 @@ def page() -> None:
     _choose()
     series = str(state.chosen("series") or state.FIRST_SERIES)
     try:
+        if not rules().shared and not _begun(series):
+            widgets.note(f"{html.escape(runs.title(series))} has not been trained: it takes minutes of this computer.")
+            st.button("Train it", type="primary", key="train-it", on_click=_train_it, args=(series,))
+            return
         ready = cache.dynamics(series)
     except HeadscopeError as error:
         widgets.problem(error)
@@ -88,7 +93,19 @@ def _train_form() -> None:
 
 
 def _start_training(corpus: str, size: str, seed: int) -> None:
-    state.choose(series=runs.Run(size, seed, corpus).name)
+    name = runs.Run(size, seed, corpus).name
+    state.choose(series=name)
+    _train_it(name)
+
+
+def _train_it(series: str) -> None:
+    state.choose(trained=series)
+
+
+def _begun(series: str) -> bool:
+    """Whether a run of one's own was asked for by a hand, here or before; an address alone starts none."""
+    run = runs.parse(series)
+    return run is None or state.chosen("trained") == series or cache.dynamics_begun(series) or run.folder().is_dir()
 
 
 def _growing(found: Dynamics) -> None:
@@ -116,7 +133,7 @@ def _keep_or_discard(series: str) -> None:
 def _discard(series: str) -> None:
     runs.discard(series)
     cache.forget_dynamics(series)
-    state.choose(series=state.FIRST_SERIES)
+    state.choose(series=state.FIRST_SERIES, trained=None)
 
 
 def _told(found: Dynamics) -> None:

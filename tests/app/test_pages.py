@@ -19,6 +19,7 @@ from app import jobs, sidebar, state, uploads
 from app.views.encoding import find_tokens
 from core.errors import AnalysisError
 from core.figures import words
+from core.kept import bundled
 from core.settings import Progress, no_progress
 from tests.app.arrays import RIVER, TOKENS, ArrayAnalysis, planted
 from tests.app.conftest import settled, text_of
@@ -454,3 +455,16 @@ def test_a_first_run_may_be_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> Non
         assert state.st.session_state.keys() - whole.keys() == {"session"}
         assert {key: state.st.session_state[key] for key in whole} == whole
     assert 30 < cuts < 99
+
+
+def test_an_address_alone_trains_no_model(visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    asked: list[str] = []
+    monkeypatch.setattr("app.cache._measure", lambda series, run, progress: asked.append(series))
+    test = fine(visit("dynamics", series="train:small:3:python-docs"))
+    assert "has not been trained" in text_of(test) and asked == []
+    monkeypatch.setattr("app.cache.dynamics", lambda series: asked.append(series) or bundled())
+    fine(test.button("train-it").click().run())
+    assert asked == ["train:small:3:python-docs"]
+    refused = visit("dynamics", series="train:small:\u0663:python-docs")
+    assert len(refused.error) == 1 and "has no such name" in refused.error[0].value
