@@ -178,9 +178,7 @@ def write_text(path: str | Path, text: str) -> None:
     """
     temporary = None
     try:
-        target = Path(path)
-        if target.is_symlink():
-            target = target.resolve()  # the link stays, and what it names is written
+        target = Path(os.path.realpath(path))  # a link stays, and what it names is written
         if target.exists() and not target.is_file():  # a device or a pipe is written to, not replaced
             target.write_text(whole_characters(text), "utf-8")
             return

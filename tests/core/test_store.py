@@ -151,6 +151,10 @@ def test_a_file_that_a_user_asked_for_replaces_files_only(tmp_path: Path) -> Non
     write_text(device, "nothing is kept of this")
     assert device.is_char_device()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.json", "link.json", "pipe", "real.json"]
+    link.unlink()
+    link.symlink_to(link)  # names itself
+    write_text(link, "no longer a circle")
+    assert link.read_text() == "no longer a circle"
     with pytest.raises(InputError, match="cannot be written: Is a directory"):
         write_text(tmp_path, "text")
 
