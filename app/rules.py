@@ -113,9 +113,10 @@ class Rules:
             raise InputError(
                 f"This server is open to others: at most {SHARED_POSITIONS:,} positions are analysed here."
             )
-        if uploads.NAMED.fullmatch(corpus) and uploads.find(corpus) is None:
-            raise InputError(f"The text {uploads.title(corpus)} is not kept here any more: upload it again.")
-        if corpus not in self.corpora and not _small_sample(corpus) and uploads.find(corpus) is None:
+        if uploads.NAMED.fullmatch(corpus):
+            if uploads.find(corpus) is None:
+                raise InputError(f"The text {uploads.title(corpus)} is not kept here any more: upload it again.")
+        elif corpus not in self.corpora and not _small_sample(corpus):
             raise InputError(
                 f"This server is open to others, so it reads only {', '.join(self.corpora)}, texts that are uploaded, and "
                 f"self:N up to {SHARED_SELF_TOKENS:,}."

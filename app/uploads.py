@@ -7,11 +7,11 @@ import hashlib
 import os
 import re
 import shutil
-import threading
 import time
 from pathlib import Path
 
 from core.errors import InputError
+from core.model.weights import write_atomically
 from core.store import Store
 
 KINDS = ("txt", "md", "jsonl", "csv", "parquet")
@@ -38,16 +38,12 @@ def keep(name: str, content: bytes) -> str:
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip(".-")[-80:] or "text.txt"
     place = folder / hashlib.sha256(content).hexdigest()[:16]
     path = place / safe
-    temporary = folder / f".writing-{os.getpid()}-{threading.get_ident()}"
     try:
-        place.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.stat().st_size != len(content):
-            temporary.write_bytes(content)
-            temporary.replace(path)
+            write_atomically(path, content)
         os.utime(place)
     except OSError as error:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
             place.rmdir()  # only if nothing is in it
         raise InputError(
             f"The text cannot be kept in Headscope's cache ({error.strerror or error}): make room there, or start with "
@@ -61,8 +57,6 @@ def _make_room(folder: Path) -> None:
     """Remove what has been used longest ago, until no more is kept than may be; the newest always stays."""
     used: list[tuple[float, int, Path]] = []
     for place in folder.iterdir():
-        if not place.is_dir():
-            continue  # is being written
         with contextlib.suppress(OSError):  # another process removes too
             used.append((place.stat().st_mtime, sum(file.stat().st_size for file in place.iterdir()), place))
     space = 0

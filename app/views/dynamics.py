@@ -26,7 +26,7 @@ def page() -> None:
     try:
         if not rules().shared and not _begun(series):
             widgets.note(f"{html.escape(runs.title(series))} has not been trained: it takes minutes of this computer.")
-            st.button("Train it", type="primary", key="train-it", on_click=_train_it, args=(series,))
+            st.button("Train it", type="primary", key="train-it", on_click=state.choose, kwargs={"trained": series})
             return
         ready = cache.dynamics(series)
     except HeadscopeError as error:
@@ -94,12 +94,7 @@ def _train_form() -> None:
 
 def _start_training(corpus: str, size: str, seed: int) -> None:
     name = runs.Run(size, seed, corpus).name
-    state.choose(series=name)
-    _train_it(name)
-
-
-def _train_it(series: str) -> None:
-    state.choose(trained=series)
+    state.choose(series=name, trained=name)
 
 
 def _begun(series: str) -> bool:

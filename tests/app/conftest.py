@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Element
 
 from app import cache, jobs, preload
 from app.state import Choice
@@ -64,3 +66,8 @@ def text_of(test: AppTest) -> str:
     """Everything that the page says in HTML, Markdown and boxes."""
     html = [element.proto.body for element in test.get("html")]
     return "\n".join([*html, *(e.value for e in [*test.markdown, *test.error, *test.info, *test.title])])
+
+
+def read(error: Element) -> str:
+    """A sentence as a reader sees it: without the marks that keep its signs from being markup."""
+    return re.sub(r"\\(.)", r"\1", error.value)

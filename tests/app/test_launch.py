@@ -155,15 +155,13 @@ def test_uploads_keep_within_their_space(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_upload_that_is_cut_off_leaves_nothing_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
-    written = Path.write_bytes
 
-    def full(path: Path, content: bytes) -> int:
-        written(path, content[:100])
+    def full(path: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
     content = b"a text " * 1000
     with monkeypatch.context() as disk:
-        disk.setattr(Path, "write_bytes", full)
+        disk.setattr(Path, "replace", full)
         with pytest.raises(InputError, match=r"cannot be kept in Headscope's cache .No space left.*make room there"):
             uploads.keep("my.txt", content)
     assert list((tmp_path / "uploads").iterdir()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
-from streamlit.testing.v1.element_tree import Element
 
 from app import jobs, sidebar, state, uploads
 from app.views.encoding import find_tokens
@@ -22,7 +20,7 @@ from core.figures import words
 from core.kept import bundled
 from core.settings import Progress, no_progress
 from tests.app.arrays import RIVER, TOKENS, ArrayAnalysis, planted
-from tests.app.conftest import settled, text_of
+from tests.app.conftest import read, settled, text_of
 
 Visit = Callable[..., AppTest]
 EDIT = f"{RIVER}:4"
@@ -43,11 +41,6 @@ def button(test: AppTest, label: str):
 def param(test: AppTest, key: str) -> str:
     value = test.query_params[key]
     return value if isinstance(value, str) else value[0]
-
-
-def read(error: Element) -> str:
-    """A sentence as a reader sees it: without the marks that keep its signs from being markup."""
-    return re.sub(r"\\(.)", r"\1", error.value)
 
 
 def fine(test: AppTest) -> AppTest:
