@@ -18,6 +18,7 @@ from streamlit.runtime import app_session
 
 from app import memory, preload
 from app.environment import AUDIENCE_VARIABLE
+from app.intake import Intake
 from app.live.routes import ROUTES
 
 SWITCH = 0.0005
@@ -94,6 +95,6 @@ app = st.App(
     Path(__file__).with_name("main.py"),
     lifespan=lifespan,
     routes=ROUTES,
-    middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=own_hosts(), www_redirect=False)],
+    middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=own_hosts(), www_redirect=False), Middleware(Intake)],
     on_script_error=on_script_error,
 )

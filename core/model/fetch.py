@@ -173,10 +173,9 @@ def _arrived(folder: Path) -> int:
     """Bytes of the wheel that pip has written so far, first in a folder of its own inside `folder`."""
     sizes = [0]
     for place, _, names in os.walk(folder):  # which goes on where pip removes a folder meanwhile; rglob fails
-        for name in names:
+        for path in (Path(place) / name for name in names if name.endswith(".whl")):
             with contextlib.suppress(OSError):  # pip moves it
-                if name.endswith(".whl"):
-                    sizes.append(os.stat(os.path.join(place, name)).st_size)
+                sizes.append(path.stat().st_size)
     return max(sizes)
 
 

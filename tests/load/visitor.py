@@ -42,6 +42,7 @@ class Visitor:
     pages: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     messages: int = 0
+    session: str = ""
 
     async def __aenter__(self) -> Visitor:
         address = self.url.replace("http", "ws", 1) + "/_stcore/stream"
@@ -148,6 +149,7 @@ class Visitor:
         elif message.metadata.cacheable:
             self._cached[message.hash] = message
         if kind == "new_session":
+            self.session = message.new_session.initialize.session_id or self.session
             self._run += 1
             self.running = True
             self._in_fragments = frozenset(message.metadata.run.fragment_ids)

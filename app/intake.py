@@ -1,0 +1,87 @@
+"""What Streamlit holds of uploads, in memory: bounded in number, in space and in time, for all visitors together.
+
+A page asks for one file at a time and writes it under the cache at once (`app.uploads`). Streamlit keeps what arrived for
+as long as the session lives, and takes any number of files that a message made by hand sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from typing import Any
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+ADDRESS = re.compile(r".*/_stcore/upload_file/([^/]+)/([^/]+)/?")
+AT_ONCE = 32
+"""Files on their way at a time, of all visitors; of each visitor one."""
+SECONDS = 120.0
+"""For a file to arrive."""
+MEGABYTES = 200
+"""Of all files that arrived; the oldest leave. A class of thirty fits with a file each."""
+
+
+class Intake:
+    """ASGI middleware around Streamlit's upload: one file of each visitor, `MEGABYTES` of all."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.coming: set[str] = set()  # sessions
+        self.held: OrderedDict[tuple[str, str], int] = OrderedDict()  # (session, file): bytes, the oldest first
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = ADDRESS.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "PUT" else None
+        if found is None:
+            await self.app(scope, receive, send)
+            return
+        session, file = found.groups()
+        if session in self.coming or len(self.coming) >= AT_ONCE:
+            said = PlainTextResponse("Other uploads are on their way: wait for them, then try again.", 429)
+            await said(scope, receive, send)
+            return
+        self.coming.add(session)
+        try:
+            await self._take(session, file, scope, receive, send)
+        finally:
+            self.coming.discard(session)
+
+    async def _take(self, session: str, file: str, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def answer(message: Any) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(SECONDS):
+                await self.app(scope, receive, answer)
+        except TimeoutError:
+            if not answered:
+                said = PlainTextResponse(f"The upload took more than {SECONDS:.0f} seconds and was given up.", 408)
+                await said(scope, receive, send)
+            return
+        self._make_room(session, file)
+
+    def _make_room(self, session: str, file: str) -> None:
+        from streamlit import runtime
+
+        store: Any = runtime.get_instance().uploaded_file_mgr
+        self.held[session, file] = 0
+        self.held.move_to_end((session, file))
+        for each in list(self.held):
+            records = store.get_files(each[0], [each[1]])
+            if records:
+                self.held[each] = len(records[0].data)
+            else:  # it was refused, or its session has ended
+                del self.held[each]
+        if (session, file) not in self.held:
+            return
+        space = sum(self.held.values())
+        others = [each for each in self.held if each != (session, file)]
+        for old in sorted(others, key=lambda each: each[0] != session):  # of the same visitor first, then the oldest
+            if old[0] == session or space > MEGABYTES * 2**20:
+                store.remove_file(*old)
+                space -= self.held.pop(old)

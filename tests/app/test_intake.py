@@ -1,0 +1,188 @@
+"""Uploads made by hand, against the running dashboard: a visitor holds one file, all together no more than is told."""
+
+from __future__ import annotations
+
+import asyncio
+import http.cookiejar
+import io
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.uploaded_file_manager import UploadedFileRec
+
+from app import intake
+from app.intake import Intake
+from tests.browser.server import Server, running_app
+from tests.load.visitor import Visitor
+
+SIZE = 4 * 2**20
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("intake")
+    with running_app(folder / "cache", folder / "log", "--public", "--model", "demo", "--host", "localhost") as app:
+        yield app
+    assert app.tracebacks() == ""
+
+
+class Hand:
+    """Sends files as a page does, with its cookie and its token, but as many as it likes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.cookies = http.cookiejar.CookieJar()
+        self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.cookies))
+        self.opener.open(f"{url}/_stcore/host-config", timeout=30).close()
+        self.opener.open(f"{url}/_stcore/health", timeout=30).close()
+        self.token = next((each.value or "" for each in self.cookies if "xsrf" in each.name), "")
+
+    def put(self, session: str, file: str, content: bytes) -> int:
+        mark = "x" * 24
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="f"; filename="a.txt"\r\n\r\n'
+        body = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={mark}", "X-Xsrftoken": self.token}
+        address = f"{self.url}/_stcore/upload_file/{session}/{file}"
+        try:
+            with self.opener.open(urllib.request.Request(address, body, headers, method="PUT"), timeout=60) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+            return refusal.code
+
+
+def test_forty_files_of_one_visitor_are_held_as_one(shared: Server) -> None:
+    async def send() -> tuple[list[int], int, int]:
+        async with Visitor(shared.url) as visitor:
+            await visitor.open("method")
+            hand = Hand(shared.url)
+            process = psutil.Process(shared.pid)
+            statuses = [
+                await asyncio.to_thread(hand.put, visitor.session, f"first-{number}", b"a" * SIZE)
+                for number in range(4)
+            ]
+            before = process.memory_info().rss
+            statuses += [
+                await asyncio.to_thread(hand.put, visitor.session, f"file-{number}", b"a" * SIZE)
+                for number in range(40)
+            ]
+            return statuses, before, process.memory_info().rss
+
+    statuses, before, after = asyncio.run(send())
+    assert statuses == [204] * 44
+    assert after - before < 10 * SIZE, "forty files were sent and none was let go of"
+
+
+def test_what_is_no_upload_of_a_visitor_is_refused(shared: Server) -> None:
+    hand = Hand(shared.url)
+    assert hand.put("nobody", "file", b"a") == 400
+
+
+# --- the limits, with Streamlit's own store -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> MemoryUploadedFileManager:
+    store = MemoryUploadedFileManager("/_stcore/upload_file")
+    monkeypatch.setattr("streamlit.runtime.get_instance", lambda: SimpleNamespace(uploaded_file_mgr=store))
+    return store
+
+
+def taking(store: MemoryUploadedFileManager) -> Any:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        content = io.BytesIO()
+        more = True
+        while more:
+            message = await receive()
+            content.write(message.get("body", b""))
+            more = message.get("more_body", False)
+        session, file = scope["path"].split("/")[-2:]
+        if b"no" not in content.getvalue():
+            store.add_file(session, UploadedFileRec(file, "a.txt", "text/plain", content.getvalue()))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def held(store: MemoryUploadedFileManager) -> dict[str, list[str]]:
+    return {session: list(files) for session, files in store.file_storage.items() if files}
+
+
+def test_the_newest_file_of_each_visitor_stays_and_the_oldest_of_all_leave(
+    store: MemoryUploadedFileManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MEGABYTES", 3)
+    client = TestClient(Intake(taking(store)))
+
+    def put(session: str, file: str, content: bytes) -> int:
+        return client.put(f"/_stcore/upload_file/{session}/{file}", content=content).status_code
+
+    megabyte = b"a" * 2**20
+    for session in "abc":
+        assert put(session, "one", megabyte) == 204
+    assert held(store) == {"a": ["one"], "b": ["one"], "c": ["one"]}
+    assert put("b", "two", b"b") == 204
+    assert held(store) == {"a": ["one"], "b": ["two"], "c": ["one"]}
+    put("b", "three", b"no")
+    assert held(store)["b"] == ["two"], "a file that is refused costs nobody theirs"
+    put("d", "one", 2 * megabyte)
+    assert held(store) == {"b": ["two"], "d": ["one"]}
+    put("e", "one", 9 * megabyte)
+    assert held(store) == {"e": ["one"]}, "the newest stays, whatever its size"
+    store.remove_session_files("e")
+    put("f", "one", megabyte)
+    assert held(store) == {"f": ["one"]}
+
+
+def test_a_file_that_does_not_arrive_is_given_up(
+    store: MemoryUploadedFileManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "SECONDS", 0.2)
+
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(60)
+
+    answer = TestClient(Intake(never)).put("/_stcore/upload_file/a/one", content=b"a")
+    assert answer.status_code == 408 and "0 seconds" in answer.text
+
+
+def test_one_file_of_a_visitor_is_on_its_way_at_a_time(store: MemoryUploadedFileManager) -> None:
+    going, sent = asyncio.Event(), []
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await going.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def put(guard: Intake, session: str) -> None:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                sent.append((session, message["status"]))
+
+        scope = {"type": "http", "method": "PUT", "path": f"/_stcore/upload_file/{session}/x", "headers": []}
+        await guard(scope, receive, send)
+
+    async def together() -> None:
+        guard = Intake(slow)
+        first = [asyncio.create_task(put(guard, session)) for session in ("a", "b")]
+        await asyncio.sleep(0.05)
+        await put(guard, "a")
+        assert sent == [("a", 429)]
+        going.set()
+        await asyncio.gather(*first)
+        await put(guard, "a")
+
+    asyncio.run(together())
+    assert sent == [("a", 429), ("a", 204), ("b", 204), ("a", 204)]
