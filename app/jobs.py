@@ -32,8 +32,10 @@ KEPT_TEXTS = 200
 """Finished jobs remembered with their results; texts are small, and every visitor of a class has some."""
 WATCHING = 3.0
 """Seconds after which a page that no longer draws a job counts as gone."""
-STANDS_BACK = 0.1
-"""Seconds for which a job stands back from answers, in each of its steps."""
+STANDS_BACK = 0.3
+"""Most seconds for which a job stands back from answers, in each of its steps."""
+LEAST_SHARE = 0.1
+"""Of the time, that a job gets however many answers there are."""
 MOST_WAITING = 100
 """Jobs in one line; more are refused."""
 REMEMBERED = 8
@@ -65,10 +67,10 @@ class _Answers:
                 self._open -= 1
                 self._change.notify_all()
 
-    def let_through(self) -> None:
-        """Wait until there is none, but not long: with many visitors there is always one."""
+    def let_through(self, seconds: float) -> None:
+        """Wait until there is none, but not longer than that: with many visitors there is always one."""
         with self._change:
-            self._change.wait_for(lambda: not self._open, STANDS_BACK)
+            self._change.wait_for(lambda: not self._open, seconds)
 
 
 _answers = _Answers()
@@ -101,6 +103,7 @@ class Job:
     error: str = ""
     started: float = 0.0
     phrase_started: tuple[float, float] = (0.0, 0.0)  # clock and share when the phrase began
+    went_on: float = field(default_factory=now)  # when it stood back last
     stop: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
     seen: dict[str, float] = field(default_factory=dict)
@@ -111,7 +114,8 @@ class Job:
 
     def progress(self, phrase: str, share: float | None) -> None:
         """Given to the work as its progress callback."""
-        _answers.let_through()
+        _answers.let_through(min(STANDS_BACK, (now() - self.went_on) / LEAST_SHARE))
+        self.went_on = now()
         if self.stop.is_set():
             raise Cancelled("Cancelled.")
         if step_of(phrase) != step_of(self.phrase) or (share or 0.0) < (self.share or 0.0):

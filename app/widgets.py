@@ -222,7 +222,7 @@ PRECOMPUTED = "Precomputed: these results came with Headscope. What you change i
 """Said where a page is filled from them."""
 
 
-PACE, PACE_IN_LINE = 0.5, 1.5
+PACE, PACE_IN_LINE = 0.5, 2.5
 """Seconds between two looks at a job that runs or is next, and at one that waits behind others."""
 
 

@@ -274,3 +274,38 @@ def test_an_ended_job_lets_go_of_what_its_work_held(ending: str, gate: Gate) -> 
     del held
     gc.collect()
     assert lane.find("a") is job and there() is None
+
+
+def test_a_job_stands_back_from_answers_but_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, waited = [0.0], []
+    monkeypatch.setattr(jobs, "now", lambda: clock[0])
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        clock[0] += seconds  # there is an answer all the time
+
+    monkeypatch.setattr(jobs._answers, "let_through", wait)
+    job = Job("key", "Work", lambda progress: None, went_on=0.0)
+    began = clock[0]
+    for step in [0.001] * 100 + [0.01] * 100 + [1.0]:
+        clock[0] += step
+        job.progress("Working", None)
+    worked = 0.1 + 1.0 + 1.0
+    assert max(waited) == pytest.approx(jobs.STANDS_BACK), "a long step is not made to wait for long"
+    assert waited[0] == pytest.approx(0.01)
+    assert worked / (clock[0] - began) > 0.9 * jobs.LEAST_SHARE
+
+
+def test_standing_back_ends_with_the_last_answer() -> None:
+    began = time.monotonic()
+    with jobs.answering():
+        jobs._answers.let_through(0.05)
+    assert 0.04 < time.monotonic() - began < 1
+    began = time.monotonic()
+    jobs._answers.let_through(30)
+    assert time.monotonic() - began < 1, "nobody waits for an answer"
+    answer = jobs.answering()
+    answer.__enter__()
+    threading.Timer(0.1, answer.__exit__, (None, None, None)).start()
+    jobs._answers.let_through(30)
+    assert time.monotonic() - began < 5
