@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import sys
 import threading
@@ -82,7 +83,10 @@ def run(
     sys.argv = ["streamlit", "run", str(server), *(f"--{name}={value}" for name, value in options.items())]
     import streamlit.web.cli
 
-    streamlit.web.cli.main()
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # the server has its own way to end, and hands on what it was told then
+    streamlit.web.cli.main(standalone_mode=False)
 
 
 def _check(model: str | None, corpus: str | None) -> None:

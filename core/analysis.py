@@ -239,7 +239,7 @@ class Analysis:
         s = self.settings
         count = self_sampled_tokens(corpus.name) if not corpus.texts else None
         if count is None:
-            documents = tokenise(corpus, model.tokenizer, s.context)
+            documents = tokenise(corpus, model.tokenizer, s.context, progress)
         else:
             from core.generate import sample_documents
 

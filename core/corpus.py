@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from core.errors import AnalysisError, InputError
 from core.records import SUFFIXES, texts_in
-from core.settings import ASSETS
+from core.settings import ASSETS, Progress, no_progress
 from core.words import quoted
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ PIECE = 2**18
 """Characters that the tokenizer gets as one text; a longer one is cut before a blank, where nothing changes by it."""
 MOST_PIECES = 200_000
 """Pieces into which a text is cut; neighbours among more of them are joined."""
-AT_ONCE = 2**22
+AT_ONCE = 2**20
 """Characters that are tokenised in one call."""
 BLOCK_WINDOWS = 4
 
@@ -235,13 +235,26 @@ def _split_column(name: str) -> tuple[Path, str | None]:
         ) from error
 
 
-def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, context: int) -> list[np.ndarray]:
-    """The corpus as documents of token ids, int32 [length] each; special tokens are not added."""
+def tokenise(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, context: int, progress: Progress = no_progress
+) -> list[np.ndarray]:
+    """The corpus as documents of token ids, int32 [length] each; special tokens are not added.
+
+    Raises:
+        Cancelled: from `progress`, between two batches of texts.
+    """
+    total, done = max(1, sum(map(len, corpus.texts))), 0
+
+    def tell(characters: int) -> None:
+        nonlocal done
+        progress("Reading the corpus", done / total)
+        done += characters
+
     if not corpus.cut:
-        return [document for document in _encode(tokenizer, corpus.texts) if len(document) > 1]
+        return [document for document in _encode(tokenizer, corpus.texts, tell) if len(document) > 1]
     documents: list[np.ndarray] = []
     for text in corpus.texts:
-        pieces = _encode(tokenizer, _pieces(text))
+        pieces = _encode(tokenizer, _pieces(text), tell)
         documents += _blocks(pieces, BLOCK_WINDOWS * context)
     return [document for document in documents if len(document) > 1]
 
@@ -276,10 +289,16 @@ def _blocks(pieces: list[np.ndarray], least: int) -> list[np.ndarray]:
     return [np.concatenate(block) for block in blocks]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...] | list[str]) -> list[np.ndarray]:
-    """Token ids of each text. What the tokenizer holds meanwhile is bounded, however long a text is."""
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...] | list[str], tell: Callable[[int], None]
+) -> list[np.ndarray]:
+    """Token ids of each text. What the tokenizer holds meanwhile is bounded, however long a text is.
+
+    `tell` is called before each batch with its characters.
+    """
     found: list[list[np.ndarray]] = [[] for _ in texts]
     for batch in _batches(texts):
+        tell(sum(len(part) for _, part in batch))
         encoded = tokenizer(
             [part for _, part in batch], add_special_tokens=False, return_attention_mask=False, verbose=False
         )

@@ -195,8 +195,7 @@ class _Work:
             if frequency is not None and len(frequency.counts) == rows:
                 self.stand_in = False
                 return frequency.counts
-        self.progress("Counting the tokens of the corpus", None)
-        return count_tokens(tokenise(self.corpus, tokenizer, self.settings.context), rows)
+        return count_tokens(tokenise(self.corpus, tokenizer, self.settings.context, self.progress), rows)
 
     def measure(self, place: Place) -> Measured:
         """Run the whole model over the corpus, or take what was measured before."""
@@ -217,7 +216,7 @@ class _Work:
         found = self.store.get("checkpoint", key, Measured)
         if found is None:
             model = load_shared(files, settings.device, settings.dtype, _quiet(self.progress))
-            documents = tokenise(self.corpus, model.tokenizer, settings.context)
+            documents = tokenise(self.corpus, model.tokenizer, settings.context, _quiet(self.progress))
             plan = plan_windows(documents, settings, first_token=first_token(model), name=self.corpus.name)
             seen = observe(model, plan, seed=settings.seed, progress=_quiet(self.progress))
             loss = seen.held_out.sum_loss / seen.held_out.n

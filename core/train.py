@@ -223,8 +223,7 @@ def _train(
     _sweep(run)
     progress("Making the tokenizer", None)
     tokenizer = _tokenizer(run, corpus, settings)
-    progress("Reading the corpus", None)
-    stream = _stream(run, corpus, tokenizer, settings)
+    stream = _stream(run, corpus, tokenizer, settings, progress)
     model = _model(tokenizer, settings)
     optimiser = _optimiser(model, settings)
     done = _restore(run, model, optimiser)
@@ -307,9 +306,11 @@ def _tokenizer(run: Path, corpus: Corpus, settings: TrainSettings) -> PreTrained
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def _stream(run: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, settings: TrainSettings) -> np.ndarray:
+def _stream(
+    run: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, settings: TrainSettings, progress: Progress
+) -> np.ndarray:
     """The training part as one stream of token ids, documents in a seeded order with an end of text after each."""
-    documents = tokenise(corpus, tokenizer, settings.context)
+    documents = tokenise(corpus, tokenizer, settings.context, progress)
     train_part, _ = split_documents(documents, settings.held_out, settings.seed, corpus.name)
     end = np.array([tokenizer.eos_token_id], dtype=np.int32)
     order = np.random.default_rng([settings.seed, 12]).permutation(train_part)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
 from typing import Any
 
@@ -17,6 +19,8 @@ class _Group(click.Group):
     """A group whose commands end with one sentence and the right exit code instead of a traceback."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.suppress(ValueError):  # not the main thread: then others decide what ends it
+            signal.signal(signal.SIGTERM, _terminated)
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.exceptions.Exit as stop:
@@ -26,7 +30,7 @@ class _Group(click.Group):
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort, Cancelled):
             click.echo("\nStopped; what was finished is kept, and the same command goes on from there.", err=True)
-            sys.exit(130)
+            sys.exit(143 if _told else 130)
         except HeadscopeError as error:
             click.echo(f"{'' if not sys.stderr.isatty() else chr(13) + chr(27) + '[K'}headscope: {error}", err=True)
             if _debug():
@@ -45,6 +49,15 @@ class _Group(click.Group):
                 f"headscope: This failed unexpectedly ({type(error).__name__}: {said}); --debug shows where.", err=True
             )
             sys.exit(1)
+
+
+_told: list[int] = []  # the signals that asked for an end; click and Ray make exceptions of their own of ours
+
+
+def _terminated(number: int, _: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: what it holds is let go of on the way out."""
+    _told.append(number)
+    raise KeyboardInterrupt
 
 
 def _debug() -> bool:

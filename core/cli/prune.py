@@ -47,7 +47,7 @@ def prune(
     from core.pruning.names import METHODS, STANDARD, check_method, check_removed
     from core.pruning.result import largest_removable
 
-    chosen = [name.strip() for name in methods.split(",")] if methods else list(STANDARD)
+    chosen = [name.strip() for name in methods.split(",")] if methods is not None else list(STANDARD)
     if chosen == ["all"]:
         chosen = list(METHODS)
     removed = numbers(remove, "--remove", float)

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections import deque
@@ -149,11 +150,15 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
         options["address"] = address
     if ray.is_initialized():
         raise InputError("This process is connected to Ray already: call ray.shutdown() first.")
+    stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         where = "on this machine" if address is None else f"at {address!r}"
         raise InputError(f"Ray cannot be reached {where} ({_line(error)}): is it running there?") from error
+    if callable(stop):  # Ray has put its own in its place, which prints the stack of every thread
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGTERM, stop)
     try:
         yield ray
     finally:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from streamlit.runtime import app_session
 
 from app import environment, launch, rules, server, uploads
 from core.errors import AnalysisError, InputError
-from tests.browser.server import free_port
+from tests.browser.server import COMMAND, Server, free_port, wait_until_healthy
 
 CONFIG = Path(launch.__file__).parent / ".streamlit" / "config.toml"
 
@@ -42,13 +44,30 @@ def test_a_corpus_that_cannot_be_read_is_refused_before_the_server_starts(tmp_pa
         launch.run(None, 8501, "demo", str(tmp_path / "notes.txt"), classroom=True, browser=False)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
+def test_ctrl_c_ends_the_dashboard_with_a_sentence(tmp_path: Path) -> None:
+    port = free_port()
+    running = subprocess.Popen(
+        [*COMMAND, "--port", str(port), "--cache", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_until_healthy(running, Server(f"http://localhost:{port}", tmp_path / "no-log", running.pid), 60)
+    running.send_signal(signal.SIGINT)
+    said, _ = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert said.rstrip().splitlines()[-1].startswith("Stopped;") and "Abort" not in said and "Traceback" not in said
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What the server would be started with; it is not."""
     arguments: list[str] = []
     for name in ("AUDIENCE", "MODEL", "CORPUS", "ADDRESS"):
         monkeypatch.setenv(getattr(environment, f"{name}_VARIABLE"), "")
-    monkeypatch.setattr("streamlit.web.cli.main", lambda: arguments.extend(sys.argv))
+    monkeypatch.setattr("streamlit.web.cli.main", lambda **_: arguments.extend(sys.argv))
     monkeypatch.setattr(sys, "argv", [])
     yield arguments
 

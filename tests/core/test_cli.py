@@ -214,6 +214,22 @@ def test_a_run_killed_with_9_goes_on_where_it_was(model: str, tmp_path: Path) ->
     assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
 
 
+def test_a_run_that_is_told_to_end_says_so_and_goes_on_later(model: str, tmp_path: Path) -> None:
+    arguments = ["fit", model, "--positions", "30000", "--context", "64", "--cache", str(tmp_path)]
+    running = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("partial/*/*.safetensors")) and time.monotonic() < deadline:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.terminate()
+    said, told = running.communicate(timeout=60)
+    assert running.returncode == 143 and said == ""
+    assert told.rstrip().splitlines()[-1].startswith("Stopped; what was finished is kept")
+    assert "Traceback" not in told
+    done = subprocess.run(command(*arguments, "--json", "-"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and json.loads(done.stdout)["positions"] == 30000, done.stderr
+
+
 def test_importing_the_command_line_is_quick() -> None:
     heavy = {"torch", "transformers", "pandas", "scipy"}
     done = subprocess.run(

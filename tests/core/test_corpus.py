@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.corpus import _blocks, plan_windows, read_corpus, self_sampled_tokens, tokenise
-from core.errors import AnalysisError, InputError
+from core.corpus import AT_ONCE, _blocks, plan_windows, read_corpus, self_sampled_tokens, tokenise
+from core.errors import AnalysisError, Cancelled, InputError
 from core.settings import Settings
 from tests.tiny import tiny_tokenizer
 
@@ -94,6 +94,23 @@ def test_plain_text_is_cut_into_blocks_of_four_windows(tmp_path: Path) -> None:
     blocks = tokenise(corpus, tokenizer, context=16)
     assert len(blocks) > 10 and min(map(len, blocks)) >= 4 * 16
     assert tokenizer.decode(np.concatenate(blocks)) == text
+
+
+def test_reading_tells_how_far_it_is_and_can_be_stopped(tmp_path: Path) -> None:
+    corpus = read_corpus(
+        write(tmp_path / "x.txt", "\n\n".join("The river ran past old mills. " * 99 for _ in range(1200)))
+    )
+    assert len(corpus.texts[0]) > 3 * AT_ONCE
+    told: list[float | None] = []
+    tokenise(corpus, tiny_tokenizer(), 16, lambda phrase, share: told.append(share))
+    assert told[0] == 0 and 4 <= len(told) <= 8 and told == sorted(told, key=float) and told[-1] < 1  # type: ignore[arg-type, operator]
+
+    def stop(phrase: str, share: float | None) -> None:
+        if share:
+            raise Cancelled("Cancelled.")
+
+    with pytest.raises(Cancelled):
+        tokenise(corpus, tiny_tokenizer(), 16, stop)
 
 
 @pytest.mark.parametrize("end", ["\n", " "])
