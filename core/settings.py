@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import InputError
+from core.words import short
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 """What comes with Headscope; read, never written."""
@@ -92,5 +93,4 @@ class Settings:
 
 def _check(option: str, value: object, fine: bool, allowed: str) -> None:
     if not fine:
-        shown = "".join(c if c.isprintable() else "?" for c in str(value))[:120]
-        raise InputError(f"{option} is {shown}, but it must be {allowed}.")
+        raise InputError(f"{option} is {short(str(value))}, but it must be {allowed}.")
