@@ -7,6 +7,8 @@ import functools
 import logging
 import os
 import sys
+import time
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -26,10 +28,20 @@ SWITCH = 0.0005
 and Python's own 5 ms would add up while a job runs."""
 
 
+LOG_AGAIN = 60.0
+"""Seconds after which the details of a failure that was told are told again: a stranger can fail a page at will."""
+READING = {"deserialize", "unpack_widget_state_value", "enforce_filename_restriction"}
+"""Functions of Streamlit that take apart what a browser sent."""
+_told: dict[tuple[str, str], float] = {}
+
+
 @contextlib.asynccontextmanager
 async def lifespan(server: st.App) -> AsyncIterator[None]:
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_worth_telling)
+    logging.getLogger("streamlit.error_util").addFilter(
+        lambda record: "Uncaught app" not in str(record.msg)
+    )  # told below
     # threads that read ahead belong to no visitor
     logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH)
@@ -69,8 +81,23 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 
 
 def on_script_error(error: Exception) -> bool:
-    """A mistake of ours: the log gets the details, the page one sentence."""
-    logging.getLogger("headscope").error("A page failed.", exc_info=error)
+    """The page gets a sentence. The log gets the details of a mistake of ours, of each kind once in a while."""
+    logger, frames = logging.getLogger("headscope"), traceback.extract_tb(error.__traceback__)
+    kind = (type(error).__name__, str(frames[-1]) if frames else "")
+    told = time.monotonic() - _told.get(kind, -LOG_AGAIN) < LOG_AGAIN
+    if not told:
+        if len(_told) > 1000:
+            _told.clear()
+        _told[kind] = time.monotonic()
+    if any(frame.name in READING for frame in frames):
+        if not told:
+            logger.warning("A page was sent what no browser sends (%s).", kind[0])
+        st.error("This page was sent something that it cannot read: reload it to go on.")
+        return True
+    if told:
+        logger.error("A page failed as before (%s).", kind[0])
+    else:
+        logger.error("A page failed.", exc_info=error)
     st.error(
         "This page failed because of a mistake in Headscope. The terminal it runs in shows the details; reload to "
         "go on."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from app import state, uploads, widgets
 from app.environment import SHARED_MEGABYTES
@@ -121,10 +122,10 @@ def _use(name: str, content: bytes, **also: object) -> None:
 
 def _take_upload() -> None:
     file = state.chosen("upload")
-    if file is None:
+    if not isinstance(file, UploadedFile):  # none, or one that Streamlit has let go of
         return
-    content = file.getvalue()  # type: ignore[attr-defined]
-    most, kind = _most_megabytes(), file.name.rpartition(".")[2].lower()  # type: ignore[attr-defined]
+    content = file.getvalue()
+    most, kind = _most_megabytes(), file.name.rpartition(".")[2].lower()
     if len(content) > most * 2**20:
         remedy = "Take a part of it." if rules().shared else "Give its path in the field Text instead."
         state.choose(upload_refused=f"The file has {words.size(len(content))}; at most {most} MB are taken. {remedy}")
@@ -132,7 +133,7 @@ def _take_upload() -> None:
     if rules().shared and kind not in uploads.SHARED_KINDS:
         state.choose(upload_refused=f"Files .{kind} are not taken here, but .{', .'.join(uploads.SHARED_KINDS)}.")
         return
-    _use(file.name, content)  # type: ignore[attr-defined]
+    _use(file.name, content)
 
 
 def _take_pasted() -> None:

@@ -103,12 +103,13 @@ def self_sampled_tokens(name: str) -> int | None:
     return int(text)
 
 
-def read_corpus(name: str, *, local_paths: bool = True) -> Corpus:
+def read_corpus(name: str, *, local_paths: bool = True, shown: str = "") -> Corpus:
     """Read a corpus by its name.
 
     Args:
         name: `sampler`, `python-docs`, a file (`file.csv:column` for a column) or a folder.
         local_paths: False refuses files and folders (a server that strangers can reach).
+        shown: what a file or folder is called in place of its path, in its result and in every sentence.
 
     Raises:
         InputError: no such corpus, an unreadable or empty file, a missing column.
@@ -127,7 +128,7 @@ def read_corpus(name: str, *, local_paths: bool = True) -> Corpus:
         raise InputError(
             f"The corpus {quoted(name)} is not offered here: this server gives sampler, python-docs and uploads."
         )
-    return _read_path(name)
+    return _read_path(name, shown or name)
 
 
 def _corpus(name: str, texts: tuple[str, ...], *, cut: bool, note: str = "") -> Corpus:
@@ -172,29 +173,31 @@ def _only_character(texts: tuple[str, ...]) -> str | None:
     return min(seen, default=None)
 
 
-def _read_path(name: str) -> Corpus:
+def _read_path(name: str, shown: str) -> Corpus:
     path, column = _split_column(name)
     if path.is_dir():
         try:
             entries = list(islice(path.rglob("*"), MOST_TEXTS + 1))
         except OSError as error:  # something in it left while it was listed, or may not be looked at
             raise InputError(
-                f"The folder {quoted(name)} cannot be listed ({error.strerror or error}): name a folder of texts."
+                f"The folder {quoted(shown)} cannot be listed ({error.strerror or error}): name a folder of texts."
             ) from error
         if len(entries) > MOST_TEXTS:
-            raise InputError(f"The folder {quoted(name)} holds more than {MOST_TEXTS:,} files: name one of texts only.")
+            raise InputError(
+                f"The folder {quoted(shown)} holds more than {MOST_TEXTS:,} files: name one of texts only."
+            )
         files = sorted(p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
-            raise InputError(f"The folder {quoted(name)} holds no {', '.join(SUFFIXES)} file.")
+            raise InputError(f"The folder {quoted(shown)} holds no {', '.join(SUFFIXES)} file.")
     elif path.is_file():
         files = [path]
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(
-                f"The corpus {quoted(name)} is no text that can be read here: give one of {', '.join(SUFFIXES)}."
+                f"The corpus {quoted(shown)} is no text that can be read here: give one of {', '.join(SUFFIXES)}."
             )
     else:
         raise InputError(
-            f"There is no corpus {quoted(name)}: give sampler, python-docs, self:N, or a file or folder that exists "
+            f"There is no corpus {quoted(shown)}: give sampler, python-docs, self:N, or a file or folder that exists "
             f"({', '.join(SUFFIXES)})."
         )
     texts: list[str] = []
@@ -210,7 +213,7 @@ def _read_path(name: str) -> Corpus:
         notes.append(f"Only the first {MOST_TEXTS:,} texts were read.")
     # records are documents, and a plain file among them stays whole
     return _corpus(
-        name, tuple(texts), cut=all(f.suffix.lower() in (".txt", ".md") for f in files), note=" ".join(notes)
+        shown, tuple(texts), cut=all(f.suffix.lower() in (".txt", ".md") for f in files), note=" ".join(notes)
     )
 
 

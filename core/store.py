@@ -176,6 +176,8 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         InputError: the place cannot be written.
     """
+    if not str(path):
+        raise InputError("The file to write has no name: give a path.")
     temporary = None
     try:
         target = Path(os.path.realpath(path))  # a link stays, and what it names is written

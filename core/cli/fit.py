@@ -25,9 +25,9 @@ def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str
     analysis, tell = open_analysis(model, options), Telling()
     found = analysis.encoding(tell)
     tell.end()
-    if weights:
+    if weights is not None:
         write_csv(weight_table(found), weights)
-    if tokens_path:
+    if tokens_path is not None:
         write_csv(token_table(found), tokens_path)
     result = summary.fit(
         found,

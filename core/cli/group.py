@@ -29,7 +29,7 @@ class _Group(click.Group):
             error.show()
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort, Cancelled):
-            click.echo("\nStopped; what was finished is kept, and the same command goes on from there.", err=True)
+            click.echo("\nStopped; the same command goes on from what could be kept.", err=True)
             sys.exit(143 if _told else 130)
         except HeadscopeError as error:
             click.echo(f"{'' if not sys.stderr.isatty() else chr(13) + chr(27) + '[K'}headscope: {error}", err=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.errors import InputError
+from core.errors import AnalysisError, InputError
 from core.settings import DEVICES, DTYPES, Settings, step_of
 from core.words import quoted, whole_characters
 
@@ -122,17 +124,36 @@ class Telling:
 def deliver(result: dict[str, Any], json_path: str | None, text: str) -> None:
     """Print for people, or write JSON (NaN and infinity become null: JSON has no such numbers)."""
     if json_path is None:
-        click.echo(text)
+        say(text)
         return
     from core.results import plain
     from core.store import write_text
 
     document = json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
     if json_path == "-":
-        click.echo(whole_characters(document))
+        say(whole_characters(document))
         return
     write_text(json_path, document + "\n")
-    click.echo(text)
+    say(text)
+
+
+def say(text: str) -> None:
+    """Print a result.
+
+    Raises:
+        AnalysisError: what takes the output cannot.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what is still held of it would fail once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise AnalysisError(
+            f"The result cannot be written to the output ({error.strerror or error}): make room there, or give --json a file "
+            "elsewhere."
+        ) from error
 
 
 def short(value: float) -> str:

@@ -104,6 +104,9 @@ def _check_room(path: Path, folder: Path) -> None:
 
 def _refusal(path: Path, error: Exception) -> AnalysisError:
     text = " ".join(str(error).split())
+    # the reader takes what there is of a tensor for the whole
+    if "cannot reshape array of size" in text or "must be a divisor of the total size" in text:
+        return AnalysisError(f"{path.name} ends before its last tensor: it did not arrive whole, so copy it once more.")
     reason = text if 0 < len(text) <= 200 else type(error).__name__
     return AnalysisError(
         f"transformers cannot unpack {path.name} ({reason}): use a GGUF of an architecture it supports, or a "

@@ -13,8 +13,10 @@ import errno
 import hashlib
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,8 @@ from core.model.weights import (
 )
 from core.settings import Progress, tell_bytes
 
+PATIENCE = 60.0
+"""Seconds within which the Hub has to say what a model is, however slowly it speaks."""
 RETRIES = 4
 """How often the rest of a part is asked for again, after a broken connection or an answer of 500 and above."""
 
@@ -77,14 +81,50 @@ def list_files(repo: str, revision: str | None, progress: Progress) -> Listing:
     from huggingface_hub import HfApi
 
     shown = shown_as(repo, revision)
-    progress(f"Looking for {shown} on the Hub", None)
+
+    def ask() -> Any:
+        return HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=20)
+
     with explaining(shown):
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=20)
+        info = _within(PATIENCE, ask, shown, lambda: progress(f"Looking for {shown} on the Hub", None))
     if not info.sha:
         raise AnalysisError(f"The server does not say which commit {shown} is: check HF_ENDPOINT.")
-    files = [file for file in info.siblings or () if "/" not in file.rfilename]
+    files = [file for file in info.siblings or () if isinstance(file.rfilename, str) and "/" not in file.rfilename]
     sizes = {file.rfilename: file.size or 0 for file in files}
     return Listing(repo, revision, info.sha, sizes, {file.rfilename: file.lfs.sha256 for file in files if file.lfs})
+
+
+def _within(seconds: float, ask: Callable[[], Any], shown: str, tell: Callable[[], None]) -> Any:
+    """What `ask` gives, where it gives it in time; timeouts of the network begin anew with every byte that arrives.
+
+    Raises:
+        AnalysisError: it took too long. `Cancelled` from `tell`.
+    """
+    from huggingface_hub import close_session
+
+    answer: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="headscope-hub", daemon=True).start()
+    end = time.monotonic() + seconds
+    try:
+        while True:
+            tell()
+            if wait([answer], 0.25).done:
+                return answer.result()
+            if time.monotonic() > end:
+                raise AnalysisError(
+                    f"The Hub did not say within {seconds:.0f} s what {shown} is: check the network and HF_ENDPOINT, or try "
+                    "again later."
+                )
+    finally:
+        if not answer.done():
+            close_session()  # what still arrives is not waited for
 
 
 def refused(error: HeadscopeError) -> bool:

@@ -27,7 +27,9 @@ from core.model.hook import HeadReached, install, stop, visiting
 from core.model.memory import estimate_ram, require_ram
 from core.model.probe import check_head, measure_output, probe_ids
 from core.model.quiet import quiet_transformers
+from core.model.weights import tensor_count
 from core.settings import DTYPES, Progress, no_progress
+from core.words import short
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +126,7 @@ def load_model(
         raise InputError(f"--dtype is {dtype}, but it must be one of {', '.join(DTYPES)}.")
     config = read_config(files.folder, files.name)
     refuse_unsupported(config, files.name)
+    _require_layers(files, config)
     require_ram(files.folder, dtype, str(place), files.name)
     progress(f"Loading {files.name}", None)
     with quiet_transformers():
@@ -219,12 +222,24 @@ def refuse_unsupported(config: PreTrainedConfig, name: str) -> None:
             f"{name} is of type '{config.model_type}', for which transformers has no causal language model: choose "
             "a causal (decoder-only) language model."
         )
-    saved = getattr(config, "architectures", None) or []
+    named = getattr(config, "architectures", None) or []
+    saved = [entry for entry in named if isinstance(entry, str)] if isinstance(named, list) else []
     known = {entry for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for entry in _names(names)}
     if saved and all(hasattr(transformers, entry) and entry not in known for entry in saved):
         raise AnalysisError(
             f"{name} was saved as {saved[0]}, which has no output head for the next token: choose a checkpoint saved "
             f"as {_names(causal)[0]}."
+        )
+
+
+def _require_layers(files: ModelFiles, config: PreTrainedConfig) -> None:
+    """Raises `AnalysisError` if the configuration has more layers than there are weights, before they are built one by one."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    tensors = tensor_count(files.folder, files.name)
+    if isinstance(layers, int) and layers > max(tensors, 1000):
+        raise AnalysisError(
+            f"The configuration of {files.name} speaks of {short(f'{layers:,}', 30)} layers and its files hold {tensors:,} "
+            "tensors: use the config.json that belongs to them."
         )
 
 

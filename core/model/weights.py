@@ -209,6 +209,11 @@ def parameter_bytes(folder: Path, shown: str, width: int | None = None) -> tuple
     return numbers, size
 
 
+def tensor_count(folder: Path, shown: str) -> int:
+    """How many tensors a model's files hold."""
+    return sum(len(read_header(path)) for path in weight_files(folder, shown))
+
+
 def model_sha256(folder: Path, shown: str, cache: Path, progress: Progress = no_progress) -> str:
     """One hash of everything the model's numbers depend on: its weights, configuration and tokenizer."""
     side = (path for path in folder.iterdir() if path.is_file() and SIDE_FILES.fullmatch(path.name))

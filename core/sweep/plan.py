@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -37,6 +38,8 @@ MOST_SHARDS = 4096
 BUNDLED = ("sampler", "python-docs")
 LARGEST_PLAN = 2**20
 """Bytes of a plan file."""
+LONGEST_KEY = 1000
+"""Characters of a name in a plan."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,13 @@ def read_plan(path: str | Path) -> Plan:
     if place is None:
         raise InputError(f"The plan {quoted(str(path))} cannot be a path here: give a file as PLAN.toml.")
     try:
-        if place.stat().st_size > LARGEST_PLAN:
+        if not place.is_file() and place.exists() and not place.is_dir():
+            raise InputError(f"The plan {quoted(str(path))} is no file: give one as PLAN.toml.")
+        with place.open("rb") as file:
+            content = file.read(LARGEST_PLAN + 1)
+        if len(content) > LARGEST_PLAN:
             raise InputError(f"The plan {place.name!r} has more than {LARGEST_PLAN // 2**20} MB: that is no plan.")
-        text = place.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"The plan {place.name!r} is not UTF-8 text: save it as UTF-8.") from error
     except (OSError, ValueError) as error:  # the latter where a name has NUL or half a character
@@ -131,10 +138,16 @@ def read_plan(path: str | Path) -> Plan:
 
 def parse_plan(text: str, name: str) -> Plan:
     """The plan that stands in a text; see `read_plan`."""
+    if re.search(rf"(?m)^[^=\n\"'#]{{{LONGEST_KEY}}}", text):  # the reader takes a minute for one of 100,000 parts
+        raise InputError(
+            f"The plan {name!r} is not TOML that can be read here: it has a name of over {LONGEST_KEY} characters."
+        )
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"The plan {name!r} is not TOML: {str(error).rstrip('.')}.") from error
+    except ValueError as error:
+        raise InputError(f"The plan {name!r} has a number of thousands of digits: give one that is meant.") from error
     _known(document, {"models", "revisions", "corpora", "settings", "tasks"}, "", name)
     settings = _table(document, "settings", Settings, name)
     tasks = _table(document, "tasks", Tasks, name)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
+from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
@@ -84,6 +85,44 @@ def test_forty_files_of_one_visitor_are_held_as_one(shared: Server) -> None:
 def test_what_is_no_upload_of_a_visitor_is_refused(shared: Server) -> None:
     hand = Hand(shared.url)
     assert hand.put("nobody", "file", b"a") == 400
+
+
+def test_what_no_browser_sends_costs_the_sender_a_sentence_and_the_log_a_line(shared: Server) -> None:
+    nonsense = [{"json_value": "{not json"}, {"json_value": "[" * 100_000}, {"json_value": "[[[1]],null]"}]
+
+    async def send() -> list[str]:
+        said = []
+        for values in nonsense * 4:
+            async with Visitor(shared.url) as visitor:
+                await visitor.open("steering")
+                await visitor.until(lambda v=visitor: not v.running and any(v.components("headscope_knobs")), 120)
+                knobs = next(visitor.components("headscope_knobs"))
+                state = WidgetState(id=knobs.element.bidi_component.id, **values)
+                await visitor.press([state], knobs.fragment)
+                await visitor.until(lambda v=visitor: not v.running)
+                said.append(visitor.text())
+                assert visitor.problems == []
+        return said
+
+    said = asyncio.run(send())
+    assert any("something that it cannot read: reload it" in text for text in said)
+    printed = shared.log.read_text("utf-8", errors="replace")
+    assert "Traceback" not in printed and printed.count("what no browser sends") <= 4
+
+
+def test_a_file_that_is_not_there_is_no_upload(shared: Server) -> None:
+    async def send() -> list[str]:
+        async with Visitor(shared.url) as visitor:
+            await visitor.open("encoding")
+            await visitor.until(lambda: not visitor.running and any(visitor.elements("file_uploader")), 120)
+            state = WidgetState(id=visitor.widget("file_uploader", "upload"))
+            state.file_uploader_state_value.uploaded_file_info.add(file_id="of somebody else", name="a.txt", size=3)
+            await visitor.press([state])
+            await visitor.until(lambda: not visitor.running)
+            return visitor.problems
+
+    assert asyncio.run(send()) == []
+    assert shared.tracebacks() == ""
 
 
 # --- the limits, with Streamlit's own store -----------------------------------------------------------------------------

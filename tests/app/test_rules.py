@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from app import cache, environment, state, uploads
 from app.rules import Rules
 from app.state import Choice
 from app.views.join import qr_code
-from core.errors import InputError
+from core.errors import HeadscopeError, InputError
 from core.results import Sampling
 from tests.app.arrays import EDITS
 from tests.app.conftest import read, settled, text_of
@@ -208,3 +209,25 @@ def test_what_an_address_may_not_ask_for_is_said(
     said = read(test.error[0])
     assert sentence in said and said.endswith("Shown is demo on sampler.")
     assert not test.exception and len(test.error) == 1
+
+
+@pytest.mark.parametrize("content", [b"  \n", b"a" * 20_000, b"\xff\xfe\xfd", b"one word after the other " * 900])
+def test_strangers_are_not_told_where_uploads_lie(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(monkeypatch, PUBLIC)
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path / "secret place"))
+    corpus = uploads.public_name(uploads.keep("my text.txt", content))
+    with pytest.raises(HeadscopeError) as caught:
+        cache.open_analysis(Choice("demo", corpus, 1024)).encoding()
+    assert "secret" not in str(caught.value) and "my-text.txt" in str(caught.value)
+
+
+def test_a_class_is_not_told_where_its_text_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "secret place" / "lesson.txt"
+    path.parent.mkdir()
+    path.write_text("one word after the other " * 900)
+    serve(monkeypatch, replace(CLASS, corpus=str(path)))
+    with pytest.raises(HeadscopeError, match=r"'lesson\.txt' is one document") as caught:
+        cache.open_analysis(Choice("demo", "lesson.txt", 1024)).encoding()
+    assert "secret" not in str(caught.value)

@@ -224,10 +224,34 @@ def test_a_run_that_is_told_to_end_says_so_and_goes_on_later(model: str, tmp_pat
     running.terminate()
     said, told = running.communicate(timeout=60)
     assert running.returncode == 143 and said == ""
-    assert told.rstrip().splitlines()[-1].startswith("Stopped; what was finished is kept")
+    assert told.rstrip().splitlines()[-1].startswith("Stopped; the same command goes on")
     assert "Traceback" not in told
     done = subprocess.run(command(*arguments, "--json", "-"), capture_output=True, text=True, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["positions"] == 30000, done.stderr
+
+
+def test_a_table_that_is_asked_for_under_no_name(model: str, cache: str) -> None:
+    done = run("fit", model, *SMALL, "--cache", cache, "--weights", "")
+    assert done.exit_code == 2 and "has no name" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device here")
+@pytest.mark.parametrize("also", [[], ["--json", "-"]])
+def test_an_output_that_is_full(model: str, cache: str, also: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command("fit", model, *SMALL, "--cache", cache, *also),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith("headscope: The result cannot be written to the output (No space")
+    )
 
 
 def test_importing_the_command_line_is_quick() -> None:

@@ -243,6 +243,13 @@ def test_a_broken_gguf_file(tmp_path: Path, gguf: Path, content: bytes | str) ->
         assert not left_over(tmp_path / "cache")
 
 
+def test_a_gguf_file_that_did_not_arrive_whole(tmp_path: Path, gguf: Path) -> None:
+    path = tmp_path / "half.gguf"
+    path.write_bytes(gguf.read_bytes()[: -gguf.stat().st_size // 3])
+    with pytest.raises(AnalysisError, match=r"half\.gguf ends before its last tensor: .* copy it once more"):
+        resolve(str(path), cache=tmp_path / "cache")
+
+
 def test_a_conversion_can_be_cancelled(tmp_path: Path, gguf: Path) -> None:
     def cancel(phrase: str, share: float | None) -> None:
         if phrase.startswith("Unpacking") and share:

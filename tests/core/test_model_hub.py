@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +16,8 @@ import pytest
 
 from core.errors import AnalysisError, Cancelled, HeadscopeError, InputError
 from core.model import ready, resolve
+from core.model.hub import download
+from core.settings import no_progress
 from tests.hub import COMMIT, TinyHub, tiny_hub
 from tests.tiny import tiny_model
 
@@ -182,6 +187,54 @@ def test_nobody_answers(hub: TinyHub, tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "could not be reached" in str(refused("org/model", tmp_path))
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """The address of a server that sends a byte now and then, and never comes to an end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        over = threading.Event()
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while not over.is_set():
+                    visitor, _ = listener.accept()
+                    visitor.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{")
+                    threading.Thread(target=drip, args=(visitor,), daemon=True).start()
+
+        def drip(visitor: socket.socket) -> None:
+            with visitor, contextlib.suppress(OSError):
+                while not over.wait(0.05):
+                    visitor.sendall(b" ")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        over.set()
+        with contextlib.suppress(OSError):
+            socket.create_connection(listener.getsockname(), 1).close()  # so that it looks up
+        thread.join(5)
+
+
+def test_a_hub_that_drips_has_a_minute(
+    hub: TinyHub, dripping: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", dripping)
+    monkeypatch.setattr("core.model.hub.PATIENCE", 0.6)
+    with pytest.raises(AnalysisError, match="did not say within 1 s what org/model is"):
+        download("org/model", None, tmp_path, no_progress)
+    monkeypatch.setattr("core.model.hub.PATIENCE", 600.0)
+    told: list[str] = []
+
+    def cancel(phrase: str, share: float | None) -> None:
+        told.append(phrase)
+        if len(told) > 2:
+            raise Cancelled("Cancelled.")
+
+    with pytest.raises(Cancelled):
+        download("org/model", None, tmp_path, cancel)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    download("org/model", None, tmp_path, no_progress)  # the next question is asked anew
 
 
 def test_a_download_can_be_cancelled(hub: TinyHub, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from core.model import LoadedModel, ModelFiles, doctor, load_model, memory, reso
 from core.model.head import Head, find_head, token_rows
 from core.model.load import choose_device, open_head
 from core.settings import DTYPES
+from tests.ledger import attempt
 from tests.tiny import ARCHITECTURES, VOCAB, save, tiny_config, tiny_model, tiny_tokenizer
 
 SCALES = {"cohere": 0.25, "cohere2": 0.0625, "granite": 1 / 7, "hyperclovax": 0.3, "falcon_h1": 0.7}
@@ -371,6 +372,25 @@ def test_layers_that_the_config_leaves_out_are_refused(layers: int, tmp_path: Pa
         AnalysisError, match=rf"weights for which LlamaForCausalLM.* \(model\.layers\.{layers}\..*config"
     ):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shown"), [(10**7, "10,000,000"), (10**4000, r"10,000,.*\.\.\.")], ids=["many", "absurdly many"]
+)
+def test_more_layers_than_weights_are_refused_before_they_are_made(layers: int, shown: str, tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers, "layer_types": None}))
+    with pytest.raises(AnalysisError, match=rf"speaks of {shown} layers and its files hold 2\d tensors"):
+        load(folder)
+
+
+def test_names_of_architectures_that_are_no_names(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for odd in ([5], [None, "LlamaForCausalLM"], "LlamaForCausalLM", {"a": 1}):
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": odd}))
+        attempt(lambda: load(folder))
 
 
 def test_a_stored_bias_that_the_head_does_not_have_is_refused(tmp_path: Path) -> None:

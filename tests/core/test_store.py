@@ -161,3 +161,10 @@ def test_a_file_that_a_user_asked_for_replaces_files_only(tmp_path: Path) -> Non
 
 def test_an_empty_folder_name_is_not_the_folder_one_stands_in() -> None:
     assert Store("").folder == Store(None).folder == default_folder()
+
+
+def test_a_file_without_a_name_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="has no name"):
+        write_text("", "text")
+    assert list(tmp_path.iterdir()) == []

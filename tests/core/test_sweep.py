@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from core.observe import observe
 from core.settings import Settings
 from core.store import Store
 from core.sweep import Event, cluster, read_plan, read_rows, run_sweep
-from core.sweep.plan import Run, parse_plan
+from core.sweep.plan import LARGEST_PLAN, Run, parse_plan
 from core.sweep.results import failed_row, read_row, row_of, write_row
 from core.sweep.tasks import shard_of
 from tests.core.test_observe import assert_same
@@ -99,6 +101,27 @@ def test_a_plan_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_bytes(b"models = ['\xff']")
     with pytest.raises(InputError, match="not UTF-8"):
         read_plan(tmp_path / "plan.toml")
+    (tmp_path / "plan.toml").write_bytes(b"#" * (LARGEST_PLAN + 1))
+    with pytest.raises(InputError, match="more than 1 MB"):
+        read_plan(tmp_path / "plan.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    for endless in ("/dev/zero", tmp_path / "pipe.toml"):  # read, they would have no end
+        with pytest.raises(InputError, match="is no file"):
+            read_plan(endless)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (".".join("a" * 100_000) + " = 1", "a name of over 1000 characters"),
+        ("[settings]\nseed = " + "9" * 5000, "a number of thousands of digits"),
+    ],
+)
+def test_a_plan_that_its_reader_chokes_on(text: str, said: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match=said):
+        parse_plan("models = ['demo']\n" + text, "plan.toml")
+    assert time.monotonic() - began < 5
 
 
 def test_files_are_known_by_their_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
