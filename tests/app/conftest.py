@@ -54,7 +54,8 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
 
 def settled(test: AppTest) -> AppTest:
     """Run again until no job is shown any more."""
-    for _ in range(100):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
         if not [button for button in test.button if button.key == "job-cancel"]:
             return test
         time.sleep(0.05)
