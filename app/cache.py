@@ -98,15 +98,13 @@ class _NotYet(Exception):
 def open_analysis(choice: Choice) -> Analysis:
     """The one place where the dashboard opens an analysis; costs nothing until something is asked of it."""
     from core.analysis import Analysis
-    from core.corpus import read_corpus, self_sampled_tokens
+    from core.corpus import read_corpus
 
     allowed = rules()
     model, corpus = allowed.admit(choice.model, choice.corpus, choice.positions)
-    uploaded = uploads.find(corpus)
-    file = str(uploaded) if uploaded is not None else corpus if allowed.shared and corpus == allowed.corpus else None
-    text = None
-    if file is not None and self_sampled_tokens(file) is None:  # others are not told where on this disk it lies
-        text = read_corpus(file, shown=uploads.title(file) if allowed.shared else "")
+    place = str(uploads.find(corpus) or corpus)
+    shown = uploads.title(place) if allowed.shared else place  # others are not told where on this disk it lies
+    text = read_corpus(place, shown=shown) if place != corpus or shown != place else None
     own_disk = not allowed.shared or allowed.model == model or allowed.corpus == corpus
     return Analysis(model, corpus, choice.settings, local_paths=own_disk, text=text)
 

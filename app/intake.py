@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
 from typing import Any
 
 from starlette.responses import PlainTextResponse
@@ -29,7 +28,7 @@ class Intake:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.coming: set[str] = set()  # sessions
-        self.held: OrderedDict[tuple[str, str], int] = OrderedDict()  # (session, file): bytes, the oldest first
+        self.order: list[tuple[str, str]] = []  # (session, file) of what is held, the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = ADDRESS.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "PUT" else None
@@ -69,19 +68,16 @@ class Intake:
         from streamlit import runtime
 
         store: Any = runtime.get_instance().uploaded_file_mgr
-        self.held[session, file] = 0
-        self.held.move_to_end((session, file))
-        for each in list(self.held):
-            records = store.get_files(each[0], [each[1]])
-            if records:
-                self.held[each] = len(records[0].data)
-            else:  # it was refused, or its session has ended
-                del self.held[each]
-        if (session, file) not in self.held:
+        newest = (session, file)
+        order = [each for each in self.order if each != newest] + [newest]
+        records = {each: store.get_files(each[0], [each[1]]) for each in order}
+        sizes = {each: len(found[0].data) for each, found in records.items() if found}
+        self.order = list(sizes)  # others were refused, or their session has ended
+        if newest not in sizes:
             return
-        space = sum(self.held.values())
-        others = [each for each in self.held if each != (session, file)]
-        for old in sorted(others, key=lambda each: each[0] != session):  # of the same visitor first, then the oldest
+        space = sum(sizes.values())
+        for old in sorted(self.order[:-1], key=lambda each: each[0] != session):  # of the same visitor, then the oldest
             if old[0] == session or space > MEGABYTES * 2**20:
                 store.remove_file(*old)
-                space -= self.held.pop(old)
+                self.order.remove(old)
+                space -= sizes[old]

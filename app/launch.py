@@ -83,9 +83,8 @@ def run(
     sys.argv = ["streamlit", "run", str(server), *(f"--{name}={value}" for name, value in options.items())]
     import streamlit.web.cli
 
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # the server has its own way to end, and hands on what it was told then
+    # the server has its own way to end, and hands on what it was told then
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     streamlit.web.cli.main(standalone_mode=False)
 
 

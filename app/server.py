@@ -26,8 +26,6 @@ from app.live.routes import ROUTES
 SWITCH = 0.0005
 """Seconds after which a thread that computes lets another one go on; each of some fifty messages of an answer waits for it,
 and Python's own 5 ms would add up while a job runs."""
-
-
 LOG_AGAIN = 60.0
 """Seconds after which the details of a failure that was told are told again: a stranger can fail a page at will."""
 READING = {"deserialize", "unpack_widget_state_value", "enforce_filename_restriction"}
@@ -39,9 +37,8 @@ _told: dict[tuple[str, str], float] = {}
 async def lifespan(server: st.App) -> AsyncIterator[None]:
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_worth_telling)
-    logging.getLogger("streamlit.error_util").addFilter(
-        lambda record: "Uncaught app" not in str(record.msg)
-    )  # told below
+    # `on_script_error` tells it
+    logging.getLogger("streamlit.error_util").addFilter(lambda record: "Uncaught app" not in str(record.msg))
     # threads that read ahead belong to no visitor
     logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH)

@@ -215,10 +215,11 @@ class _Work:
         }
         found = self.store.get("checkpoint", key, Measured)
         if found is None:
-            model = load_shared(files, settings.device, settings.dtype, _quiet(self.progress))
-            documents = tokenise(self.corpus, model.tokenizer, settings.context, _quiet(self.progress))
+            progress = _quiet(self.progress)
+            model = load_shared(files, settings.device, settings.dtype, progress)
+            documents = tokenise(self.corpus, model.tokenizer, settings.context, progress)
             plan = plan_windows(documents, settings, first_token=first_token(model), name=self.corpus.name)
-            seen = observe(model, plan, seed=settings.seed, progress=_quiet(self.progress))
+            seen = observe(model, plan, seed=settings.seed, progress=progress)
             loss = seen.held_out.sum_loss / seen.held_out.n
             found = Measured(seen.fit.alpha, float(loss), _samples(model))
             self.store.put("checkpoint", key, found)

@@ -121,7 +121,7 @@ def read_plan(path: str | Path) -> Plan:
     if place is None:
         raise InputError(f"The plan {quoted(str(path))} cannot be a path here: give a file as PLAN.toml.")
     try:
-        if not place.is_file() and place.exists() and not place.is_dir():
+        if place.exists() and not (place.is_file() or place.is_dir()):
             raise InputError(f"The plan {quoted(str(path))} is no file: give one as PLAN.toml.")
         with place.open("rb") as file:
             content = file.read(LARGEST_PLAN + 1)

@@ -16,6 +16,7 @@ import segno
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+import core.model.load  # noqa: F401  two tests open a model: imported here, before any test has threads
 from app import cache, environment, state, uploads
 from app.rules import Rules
 from app.state import Choice
