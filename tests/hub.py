@@ -44,7 +44,8 @@ class TinyHub:
         switches: the same, several at once, for org/name or org/name@revision alone. Besides there are
             `weights X` (fault X, but only when weights are asked for), `redirect` (weights are sent on to another
             host), `no ranges` (asked for a range, all is sent), `other bytes` (weights are not the listed ones, and
-            the server's ETag tells), `other bytes silently`, `longer` (weights have more bytes than are listed).
+            the server's ETag tells), `other bytes silently`, `longer` (weights have more bytes than are listed),
+            `endless` (what is sent for a file goes on with blanks until the client has had enough).
             `X once` ends with the first time that weights are asked for.
         asked: (method, path, range) of every request.
         authorized: the paths that were asked for with a token.
@@ -239,10 +240,24 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if wanted:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+        if "endless" in faults and self.command == "GET":
+            self._send_on(data[start:end], headers)
+            return
         cut = "stall" in faults or (weights and "truncated" in faults)
         self._send(206 if wanted else 200, data[start:end], headers, cut=cut, name=name)
         if "stall" in faults and self.command == "GET":
             self.hub.stalled.wait(5)  # the line stays open, and silent
+
+    def _send_on(self, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for header, value in headers.items():
+            self.send_header(header, value)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(data)
+            while not self.hub.stalled.wait(0.001):
+                self.wfile.write(b" " * 4096)
 
     def _refuse(self, status: int, code: str, message: str = "") -> None:
         self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message})

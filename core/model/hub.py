@@ -36,6 +36,8 @@ from core.model.weights import (
 )
 from core.settings import Progress, tell_bytes
 
+LARGEST_ANSWER = 32 * 2**20
+"""Bytes of an answer that is not a file: what a model is, or an error."""
 PATIENCE = 60.0
 """Seconds within which the Hub has to say what a model is, however slowly it speaks."""
 RETRIES = 4
@@ -127,6 +129,31 @@ def _within(seconds: float, ask: Callable[[], Any], shown: str, tell: Callable[[
             close_session()  # what still arrives is not waited for
 
 
+def _bound_answers() -> None:
+    """From now on no answer of the Hub's session that is read whole, as all but files are, is longer than it may be."""
+    from huggingface_hub.utils import get_session
+
+    session = get_session()
+    if _bound not in session.event_hooks["response"]:
+        session.event_hooks = {**session.event_hooks, "response": [*session.event_hooks["response"], _bound]}
+
+
+def _bound(answer: Any) -> None:
+    """Hook of an HTTP session: what is not a file is read up to `LARGEST_ANSWER`."""
+    if answer.is_error or answer.url.path.startswith("/api/"):
+        chunks = answer.iter_bytes  # which `read` goes through
+        answer.iter_bytes = lambda *args, **kwargs: _at_most(LARGEST_ANSWER, chunks(*args, **kwargs))
+
+
+def _at_most(limit: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    got = 0
+    for chunk in chunks:
+        got += len(chunk)
+        if got > limit:
+            raise AnalysisError(f"The Hub's answer does not end after {limit / 1e6:.0f} MB: check HF_ENDPOINT.")
+        yield chunk
+
+
 def refused(error: HeadscopeError) -> bool:
     """Whether this is the Hub's own no, so that what is on this disk must not be used in its place."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -158,12 +185,12 @@ def download(repo: str, revision: str | None, cache: Path, progress: Progress) -
     check_names(sizes, shown)
     folder = side_files(listing, progress)
     with explaining(shown):
-        index = [] if SINGLE in sizes else [_file(repo, INDEX, listing.commit, progress, 0.0, 0.0)]
+        index = [] if SINGLE in sizes else [_file(listing, INDEX, listing.commit, progress)]
         weights = shard_names(index[0], shown) if index else [SINGLE]
         _check_disk(folder, weights, sizes, shown)
         total, before = sum(sizes.get(name, 0) for name in weights), 0
         for name in weights:
-            path = _file(repo, name, listing.commit, progress, before, total)
+            path = _file(listing, name, listing.commit, progress, before, total)
             _check_sha256(path, listing, cache, progress)
             before += sizes.get(name, 0)
     check_folder(folder, shown)
@@ -181,20 +208,20 @@ def side_files(listing: Listing, progress: Progress) -> Path:
     if "config.json" not in listing.sizes:
         raise InputError(f"{shown} holds no config.json: name a model saved by save_pretrained.")
     with explaining(shown):
-        config = _file(listing.repo, "config.json", listing.revision, progress, 0.0, 0.0)  # notes the commit too
+        config = _file(listing, "config.json", listing.revision, progress)  # notes the commit too
         check_config(config, shown)
         if config.parent.name != listing.commit:
             raise AnalysisError(f"{shown} was changed on the Hub at this very moment: try again.")
         for name in sorted(listing.sizes):
             if SIDE_FILES.fullmatch(name) and name != "config.json":
-                _file(listing.repo, name, listing.commit, progress, 0.0, 0.0)
+                _file(listing, name, listing.commit, progress)
     return config.parent
 
 
 def small_file(listing: Listing, name: str, progress: Progress) -> Path:
     """One JSON file of a revision, in the Hub's own cache; errors as for `side_files`."""
     with explaining(listing.shown):
-        return _file(listing.repo, name, listing.commit, progress, 0.0, 0.0)
+        return _file(listing, name, listing.commit, progress)
 
 
 def downloaded(repo: str, revision: str | None) -> tuple[Path, str] | None:
@@ -234,17 +261,24 @@ def check_kept(folder: Path, shown: str, cache: Path) -> None:
             )
 
 
-def _file(repo: str, name: str, revision: str | None, progress: Progress, before: float, total: float) -> Path:
-    """Downloads one file; `before` of `total` bytes were there already when it began."""
+def _file(
+    listing: Listing, name: str, revision: str | None, progress: Progress, before: float = 0, total: float = 0
+) -> Path:
+    """Downloads one file; `before` of `total` bytes were there already when it began.
+
+    Raises:
+        AnalysisError: more is sent than the Hub lists. What huggingface_hub raises.
+    """
     from huggingface_hub import hf_hub_download
 
-    phrase = f"Downloading {repo}"
+    phrase = f"Downloading {listing.repo}"
+    size = listing.sizes.get(name) or LARGEST_ANSWER
 
     class Told:
         """Stands where huggingface_hub would show a bar."""
 
         def __init__(self, *_: object, initial: float = 0, **__: object) -> None:
-            self.done = before + (initial or 0)
+            self.done = initial or 0
 
         def __enter__(self) -> Told:
             return self
@@ -255,13 +289,15 @@ def _file(repo: str, name: str, revision: str | None, progress: Progress, before
 
         def update(self, more: float | None = 1) -> None:
             self.done += more or 0
+            if self.done > size:
+                raise _not_as_listed(listing, name)
             if total:
-                tell_bytes(progress, phrase, self.done, total)
+                tell_bytes(progress, phrase, before + self.done, total)
             else:
                 progress(phrase, None)
 
     bar: Any = Told
-    return Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
+    return Path(hf_hub_download(listing.repo, name, revision=revision, tqdm_class=bar))
 
 
 def _check_disk(folder: Path, weights: list[str], sizes: dict[str, int], shown: str) -> None:
@@ -375,6 +411,7 @@ def explaining(shown: str) -> Iterator[None]:
     """Keeps huggingface_hub quiet and turns any fault of the Hub, the network or the disk into one sentence."""
     try:
         with quiet_hub():
+            _bound_answers()
             yield
     except HeadscopeError:
         raise

@@ -189,9 +189,9 @@ def test_nobody_answers(hub: TinyHub, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "could not be reached" in str(refused("org/model", tmp_path))
 
 
-@pytest.fixture
-def dripping() -> Iterator[str]:
-    """The address of a server that sends a byte now and then, and never comes to an end."""
+@contextlib.contextmanager
+def talking(begin: bytes, more: bytes, pause: float) -> Iterator[str]:
+    """The address of a server that begins an answer, sends more with pauses between, and never comes to an end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         over = threading.Event()
 
@@ -199,13 +199,13 @@ def dripping() -> Iterator[str]:
             with contextlib.suppress(OSError):
                 while not over.is_set():
                     visitor, _ = listener.accept()
-                    visitor.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{")
-                    threading.Thread(target=drip, args=(visitor,), daemon=True).start()
+                    visitor.sendall(begin)
+                    threading.Thread(target=go_on, args=(visitor,), daemon=True).start()
 
-        def drip(visitor: socket.socket) -> None:
+        def go_on(visitor: socket.socket) -> None:
             with visitor, contextlib.suppress(OSError):
-                while not over.wait(0.05):
-                    visitor.sendall(b" ")
+                while not over.wait(pause):
+                    visitor.sendall(more)
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
@@ -214,6 +214,12 @@ def dripping() -> Iterator[str]:
         with contextlib.suppress(OSError):
             socket.create_connection(listener.getsockname(), 1).close()  # so that it looks up
         thread.join(5)
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    with talking(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{", b" ", 0.05) as address:
+        yield address
 
 
 def test_a_hub_that_drips_has_a_minute(
@@ -235,6 +241,31 @@ def test_a_hub_that_drips_has_a_minute(
         download("org/model", None, tmp_path, cancel)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
     download("org/model", None, tmp_path, no_progress)  # the next question is asked anew
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found", "500 Internal Server Error"])
+def test_a_hub_whose_answer_does_not_end(
+    hub: TinyHub, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.model.hub.LARGEST_ANSWER", 10**6)
+    with talking(f"HTTP/1.1 {status}\r\n\r\n{{".encode(), b" " * 65536, 0.001) as address:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        with pytest.raises(AnalysisError, match="answer does not end after 1 MB: check HF_ENDPOINT"):
+            download("org/model", None, tmp_path, no_progress)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    download("org/model", None, tmp_path, no_progress)
+
+
+@pytest.mark.parametrize("fault", ["endless", "weights endless"])
+def test_a_file_that_does_not_end_never_fills_the_disk(hub: TinyHub, fault: str, tmp_path: Path) -> None:
+    hub.fault = fault
+    with pytest.raises(AnalysisError, match="of org/model is not what the Hub lists"):
+        download("org/model", None, tmp_path, no_progress)
+    kept = sum(path.stat().st_size for path in (tmp_path / "home" / "hub").rglob("*") if path.is_file())
+    assert kept <= sum(map(len, hub.repos["org/model"].values()))
+    hub.fault = ""
+    folder, _ = download("org/model", None, tmp_path, no_progress)
+    assert (folder / "config.json").read_bytes() == hub.repos["org/model"]["config.json"]
 
 
 def test_a_download_can_be_cancelled(hub: TinyHub, tmp_path: Path) -> None:
