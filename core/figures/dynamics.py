@@ -84,6 +84,8 @@ def curves(found: Dynamics, look: Look = LIGHT, current: int | None = None) -> C
             align="left",
             showarrow=False,
             font={"color": colour},
+            bgcolor=look.paper,
+            opacity=0.9,
         )
     if current is not None and current in at:
         figure.add_vline(x=at[current], line={"color": look.ink, "width": 1})
