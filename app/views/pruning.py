@@ -152,7 +152,7 @@ def _texts(choice: Choice, methods: list[str], removed: float) -> None:
     elif job.state != "done":
         widgets.progress(job, jobs.generation())
     else:
-        widgets.note("Left the full head, right the pruned one; shaded from the first token that differs.")
+        widgets.note("Before: the full head. After: the pruned one. Shaded from the first token that differs.")
         result = job.result
         for sides in zip(result.before, result.after, result.before_tokens, result.after_tokens, strict=True):
             st.html(pair(*sides, set()))

@@ -226,6 +226,6 @@ def few_shot(points: Sequence[FewShotPoint], target: float, look: Look = LIGHT) 
     first, last = table.iloc[0], table.iloc[-1]
     summary = (
         f"Estimated from {first.positions:,.0f} positions the edit reaches {words.ratio(first.realised_held_out)}, "
-        f"from {last.positions:,.0f} {words.ratio(last.realised_held_out)}; asked {words.ratio(target)}."
+        f"from {last.positions:,.0f} {words.ratio(last.realised_held_out)}, uncalibrated; asked {words.ratio(target)}."
     )
     return Chart(figure, summary, table)
