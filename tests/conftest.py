@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,12 +47,27 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`-m "not slow"` leaves out whatever needs the real model, a browser or a cluster; load tests only run with `-m load`."""
-    if "load" not in str(config.getoption("markexpr")):
-        items[:] = [item for item in items if item.get_closest_marker("load") is None]
+    """What a run consists of.
+
+    `-m "not slow"` leaves out whatever needs the real model, a browser or a cluster. Load tests only run with `-m load`.
+    A run of the whole suite leaves out what takes minutes or comes in dozens of cases, for `-m thorough`: tests marked
+    `thorough`, and of those marked `sampled(n)` all but every n-th case. Tests that are named run in any case.
+    """
+    asked = str(config.getoption("markexpr"))
+    cases: Counter[str] = Counter()
     for item in items:
         if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+        if sampled := item.get_closest_marker("sampled"):
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % sampled.args[0]:
+                item.add_marker(pytest.mark.thorough)
+            cases[test] += 1
+    out = {"load"} if config.args != config.getini("testpaths") else {"load", "thorough"}
+    out = {name for name in out if name not in asked}
+    if left_out := [item for item in items if any(map(item.get_closest_marker, out))]:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not any(map(item.get_closest_marker, out))]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -105,6 +105,7 @@ def test_rows_are_added_and_taken_away_and_stand_in_the_address(visit: Visit) ->
     assert "Nothing is measured yet" in text_of(fine(visit("compare", Measured(), **address(test))))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "rows", ["planted", "planted|sampler|17", "|sampler|1024", "a|b|c|d", "a|b|1024,", "%", HOSTILE]
 )

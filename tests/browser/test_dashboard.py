@@ -226,6 +226,7 @@ def test_a_model_that_is_not_there(page: Page) -> None:
     expect(problems(page)).to_contain_text("smollm2")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

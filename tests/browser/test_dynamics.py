@@ -71,6 +71,7 @@ def visit_app(browser: Browser, tmp_path: Path) -> Iterator[Callable[[], tuple[P
     assert "Traceback" not in (tmp_path / "server.log").read_text("utf-8", errors="replace")
 
 
+@pytest.mark.thorough
 def test_training_live_killed_half_way(visit_app: Callable[[], tuple[Page, ExitStack]], tmp_path: Path) -> None:
     """The curves grow; the server ends with the run half done; the same address goes on from there to the whole picture.
 

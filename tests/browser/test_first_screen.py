@@ -67,6 +67,7 @@ def seconds_to_a_chart(browser: Browser, url: str, path: str, started: float) ->
         return time.monotonic() - started
 
 
+@pytest.mark.thorough
 def test_the_first_screen_is_as_fast_as_a_bare_chart(
     browser: Browser, no_network: None, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -95,6 +96,7 @@ def without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "without"))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["", "encoding", "steering", "samples", "pruning", "dynamics", "learn"])
 def test_a_page_is_filled_without_torch_and_without_a_network(
     browser: Browser, no_network: None, without_torch: None, tmp_path: Path, name: str

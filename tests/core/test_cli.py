@@ -214,6 +214,7 @@ def test_a_run_killed_with_9_goes_on_where_it_was(model: str, tmp_path: Path) ->
     assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_told_to_end_says_so_and_goes_on_later(model: str, tmp_path: Path) -> None:
     arguments = ["fit", model, "--positions", "30000", "--context", "64", "--cache", str(tmp_path)]
     running = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -99,6 +99,7 @@ def test_a_point_is_what_the_model_with_zeroed_columns_gives(tiny_analysis, arch
     assert found.points[-1].kl > 0.01
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in DELETIONS])
 @pytest.mark.parametrize("architecture", ["gpt2", "gptj", "gemma2", "cohere"])
 def test_a_point_is_what_the_model_with_the_dense_matrix_gives(tiny_analysis, architecture: str, method: str) -> None:

@@ -157,6 +157,7 @@ def test_the_command_tells_all_of_it(tiny_analysis, store: Store, tmp_path: Path
     assert told["value"] == known.value and told["quality"]["after"]["tokens"] == known.after.tokens
 
 
+@pytest.mark.thorough
 def test_mauve_on_the_real_model(cache_folder: Path, smollm2_files) -> None:
     """Of a fifth of the dimensions, the paper's order loses more than the rotated head."""
     analysis = Analysis("smollm2", "sampler", Settings(positions=2048, held_out=0.1), Store(cache_folder))

@@ -243,6 +243,7 @@ series.train_series(
 """
 
 
+@pytest.mark.thorough
 def test_a_run_killed_with_9_goes_on_to_the_same_bits(
     run: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from tests.faults.jobs import JOBS, Place
 YEARS = 365 * 24 * 3600.0
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("job", sorted(JOBS))
 @pytest.mark.parametrize("years", [-20, 12])
 def test_a_clock_that_is_years_off(bench: Bench, place: Place, job: str, years: float) -> None:
@@ -21,12 +22,14 @@ def test_a_clock_that_is_years_off(bench: Bench, place: Place, job: str, years: 
     bench.goes_on(job, place)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("job", sorted(JOBS))
 def test_clocks_that_jump(bench: Bench, place: Place, job: str) -> None:
     bench.judge(job, bench.ask(job, place, kind="jumps", seed=len(job)))
     bench.goes_on(job, place)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("job", sorted(JOBS))
 @pytest.mark.parametrize("date", [0.0, 4e9])
 def test_files_of_another_age(bench: Bench, place: Place, finished, job: str, date: float) -> None:

@@ -48,6 +48,7 @@ def silent(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "headscope")
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("job", "number"), [(job, number) for job, count in TRIES.items() for number in range(count)])
 def test_a_damaged_file_and_the_job_once_more(bench: Bench, place: Place, finished, job: str, number: int) -> None:
     finished(job, place)
@@ -58,6 +59,7 @@ def test_a_damaged_file_and_the_job_once_more(bench: Bench, place: Place, finish
     bench.judge(job, bench.ask(job, place))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("job", ["observe", "train"])
 @pytest.mark.parametrize("number", range(10))
 def test_a_damaged_file_of_a_run_that_was_killed(bench: Bench, place: Place, job: str, number: int) -> None:
@@ -97,6 +99,7 @@ def values(result: object) -> Iterator[object]:
         yield result
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", sorted(RESULTS))
 def test_thousands_of_damaged_results(files: dict[str, bytes], tmp_path: Path, kind: str) -> None:
     import json

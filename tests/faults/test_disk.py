@@ -16,6 +16,7 @@ TIMES = [(job, float(share)) for job in JOBS for share in (np.arange(ONCE) + RAN
 SIZES = [(job, int(size)) for job in JOBS for size in np.exp(RANDOM.uniform(np.log(20), np.log(300_000), LIMITS))]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("job", "share"), SHARES)
 def test_no_space_from_some_write_on(bench: Bench, place: Place, job: str, share: float) -> None:
     bench.digest(job)
@@ -23,6 +24,7 @@ def test_no_space_from_some_write_on(bench: Bench, place: Place, job: str, share
     bench.goes_on(job, place)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("job", "share"), TIMES)
 def test_no_space_for_a_moment(bench: Bench, place: Place, job: str, share: float) -> None:
     bench.digest(job)
@@ -30,12 +32,14 @@ def test_no_space_for_a_moment(bench: Bench, place: Place, job: str, share: floa
     bench.goes_on(job, place)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("job", "size"), SIZES)
 def test_writes_that_end_in_the_middle(bench: Bench, place: Place, job: str, size: int) -> None:
     bench.judge(job, bench.ask(job, place, kind="limit", bytes=size))
     bench.goes_on(job, place)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("job", sorted(JOBS))
 @pytest.mark.parametrize("kind", ["fsync", "safetensors"])
 @pytest.mark.parametrize("at", [1, 3])
@@ -44,6 +48,7 @@ def test_a_library_that_reports_it_in_its_own_way(bench: Bench, place: Place, jo
     bench.goes_on(job, place)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("job", sorted(JOBS))
 def test_a_folder_that_is_read_only(bench: Bench, place: Place, job: str) -> None:
     """As root the case runs as nobody, to whom the folder does not belong."""
@@ -53,6 +58,7 @@ def test_a_folder_that_is_read_only(bench: Bench, place: Place, job: str) -> Non
     bench.goes_on(job, place)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("job", sorted(JOBS))
 def test_a_folder_that_may_not_even_be_read(bench: Bench, place: Place, job: str, finished) -> None:
     finished(job, place)

@@ -21,6 +21,7 @@ def cases(counts: dict[str, int]) -> list[tuple[str, float]]:
     return [(job, float((i + random.random()) / count)) for job, count in counts.items() for i in range(count)]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("job", "share"), cases(KILLS))
 def test_killed_at_an_event(bench: Bench, place: Place, job: str, share: float) -> None:
     bench.digest(job)
@@ -30,6 +31,7 @@ def test_killed_at_an_event(bench: Bench, place: Place, job: str, share: float) 
     survived()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("job", "share"), cases(ALARMS))
 def test_killed_by_the_clock(bench: Bench, place: Place, job: str, share: float) -> None:
     seconds = {"observe": 0.15, "edit": 0.2, "train": 0.8, "series": 0.4, "convert": 0.2, "fetch": 0.25, "export": 0.3}
@@ -38,6 +40,7 @@ def test_killed_by_the_clock(bench: Bench, place: Place, job: str, share: float)
     survived()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("job", sorted(JOBS))
 def test_killed_again_and_again(bench: Bench, place: Place, job: str) -> None:
     """Each attempt gets a little further, and the last one to the end."""

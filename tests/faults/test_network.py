@@ -78,6 +78,7 @@ def is_right(hub: TinyHub, cache: Path, ask: Ask) -> Callable[[str], None]:
     return check
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("fault", [*REFUSALS, *TROUBLES, *LIES])
 def test_a_fault_and_then_none(hub: TinyHub, tmp_path: Path, ask: Ask, fault: str) -> None:
     hub.fault = fault
@@ -88,6 +89,7 @@ def test_a_fault_and_then_none(hub: TinyHub, tmp_path: Path, ask: Ask, fault: st
     survived()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("fault", [*TROUBLES, *LIES])
 def test_a_fault_of_the_weights_alone(hub: TinyHub, tmp_path: Path, ask: Ask, fault: str) -> None:
     hub.fault = f"weights {fault}"
@@ -97,12 +99,14 @@ def test_a_fault_of_the_weights_alone(hub: TinyHub, tmp_path: Path, ask: Ask, fa
     survived()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("fault", ["500", "503", "truncated", "stall"])
 def test_a_fault_that_passes(hub: TinyHub, tmp_path: Path, ask: Ask, fault: str) -> None:
     hub.fault = f"weights {fault} once"
     attempt(lambda: ask(tmp_path / "cache"), is_right(hub, tmp_path / "cache", ask))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("fault", [*TROUBLES, "401", "403", "404"])
 def test_what_is_here_is_used_unless_the_hub_says_no(hub: TinyHub, tmp_path: Path, fault: str) -> None:
     right = whole(tmp_path / "cache")

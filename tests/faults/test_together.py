@@ -8,6 +8,7 @@ from tests.faults.conftest import Bench
 from tests.faults.jobs import JOBS, Place
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("many", [2, 4])
 @pytest.mark.parametrize("job", sorted(JOBS))
 def test_the_same_job_at_once(bench: Bench, place: Place, job: str, many: int) -> None:
@@ -20,6 +21,7 @@ def test_the_same_job_at_once(bench: Bench, place: Place, job: str, many: int) -
     bench.goes_on(job, place)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("job", sorted(JOBS))
 def test_one_is_killed_and_the_others_go_on(bench: Bench, place: Place, job: str) -> None:
     bench.digest(job)
