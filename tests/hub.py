@@ -45,7 +45,8 @@ class TinyHub:
             `weights X` (fault X, but only when weights are asked for), `redirect` (weights are sent on to another
             host), `no ranges` (asked for a range, all is sent), `other bytes` (weights are not the listed ones, and
             the server's ETag tells), `other bytes silently`, `longer` (weights have more bytes than are listed),
-            `endless` (what is sent for a file goes on with blanks until the client has had enough).
+            `tag X`, `commit X`, `sha X` (the hash that names a file, its revision, or the listed one is X), `endless`
+            (what is sent for a file goes on with blanks until the client has had enough).
             `X once` ends with the first time that weights are asked for.
         asked: (method, path, range) of every request.
         authorized: the paths that were asked for with a token.
@@ -198,7 +199,9 @@ class _Handler(BaseHTTPRequestHandler):
             if name.endswith(".safetensors"):
                 sha256 = hashlib.sha256(data).hexdigest()
                 files[-1]["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
-        answer = json.dumps({"id": repo, "modelId": repo, "sha": found[1], "siblings": files, "tags": []}).encode()
+        faults = self.hub.faults(repo, found[2], weights=False)
+        sha = next((fault.removeprefix("sha ") for fault in faults if fault.startswith("sha ")), found[1])
+        answer = json.dumps({"id": repo, "modelId": repo, "sha": sha, "siblings": files, "tags": []}).encode()
         self._send(200, answer, {"Content-Type": "application/json"})
 
     def _file(self, repo: str, revision: str, name: str, *, elsewhere: bool) -> None:
@@ -223,6 +226,9 @@ class _Handler(BaseHTTPRequestHandler):
             data += b"more"
         tag = hashlib.sha256(data).hexdigest() if "other bytes" in faults else sha256
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        for fault in faults:
+            kind, _, name_told = fault.partition(" ")
+            headers |= {"tag": {"ETag": f'"{name_told}"'}, "commit": {"X-Repo-Commit": name_told}}.get(kind, {})
         if redirected:
             port = self.hub.address.rpartition(":")[2]
             headers |= {"ETag": '"of the redirect"', "X-Linked-ETag": f'"{tag}"', "X-Linked-Size": str(len(data))}

@@ -89,7 +89,7 @@ def list_files(repo: str, revision: str | None, progress: Progress) -> Listing:
 
     with explaining(shown):
         info = _within(PATIENCE, ask, shown, lambda: progress(f"Looking for {shown} on the Hub", None))
-    if not info.sha:
+    if not isinstance(info.sha, str) or not re.fullmatch(r"[\w-]{1,64}", info.sha):
         raise AnalysisError(f"The server does not say which commit {shown} is: check HF_ENDPOINT.")
     files = [file for file in info.siblings or () if isinstance(file.rfilename, str) and "/" not in file.rfilename]
     sizes = {file.rfilename: file.size or 0 for file in files}
@@ -129,17 +129,24 @@ def _within(seconds: float, ask: Callable[[], Any], shown: str, tell: Callable[[
             close_session()  # what still arrives is not waited for
 
 
-def _bound_answers() -> None:
-    """From now on no answer of the Hub's session that is read whole, as all but files are, is longer than it may be."""
+def _watch_answers() -> None:
+    """From now on what a server answers in huggingface_hub's session neither fills the memory nor leaves the Hub's cache."""
     from huggingface_hub.utils import get_session
 
     session = get_session()
-    if _bound not in session.event_hooks["response"]:
-        session.event_hooks = {**session.event_hooks, "response": [*session.event_hooks["response"], _bound]}
+    if _watch not in session.event_hooks["response"]:
+        session.event_hooks = {**session.event_hooks, "response": [*session.event_hooks["response"], _watch]}
 
 
-def _bound(answer: Any) -> None:
-    """Hook of an HTTP session: what is not a file is read up to `LARGEST_ANSWER`."""
+def _watch(answer: Any) -> None:
+    """Hook of an HTTP session: what is not a file is read up to `LARGEST_ANSWER`; hashes that name files are names."""
+    if answer.request.method == "HEAD":
+        for header in ("ETag", "X-Linked-ETag", "X-Repo-Commit"):
+            name = answer.headers.get(header, "").removeprefix("W/").strip('"')
+            if set("/\\") & set(name) or name in (".", ".."):
+                raise AnalysisError(
+                    "The Hub names a file so that it would lie outside of its cache: do not trust that server (HF_ENDPOINT)."
+                )
     if answer.is_error or answer.url.path.startswith("/api/"):
         chunks = answer.iter_bytes  # which `read` goes through
         answer.iter_bytes = lambda *args, **kwargs: _at_most(LARGEST_ANSWER, chunks(*args, **kwargs))
@@ -411,7 +418,7 @@ def explaining(shown: str) -> Iterator[None]:
     """Keeps huggingface_hub quiet and turns any fault of the Hub, the network or the disk into one sentence."""
     try:
         with quiet_hub():
-            _bound_answers()
+            _watch_answers()
             yield
     except HeadscopeError:
         raise

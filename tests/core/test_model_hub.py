@@ -268,6 +268,19 @@ def test_a_file_that_does_not_end_never_fills_the_disk(hub: TinyHub, fault: str,
     assert (folder / "config.json").read_bytes() == hub.repos["org/model"]["config.json"]
 
 
+@pytest.mark.parametrize("kind", ["tag", "commit", "sha"])
+@pytest.mark.parametrize("place", ["{outside}", "../../../outside", ".."])
+def test_a_hub_that_names_files_elsewhere(hub: TinyHub, tmp_path: Path, kind: str, place: str) -> None:
+    hub.fault = f"{kind} {place.format(outside=tmp_path / 'outside')}"
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AnalysisError, match="HF_ENDPOINT"):
+        download("org/model", None, tmp_path, no_progress)
+    there = {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "home" / "hub")}
+    assert there <= {*before, tmp_path / "home"} and not list(tmp_path.rglob("outside*"))
+    hub.fault = ""
+    download("org/model", None, tmp_path, no_progress)
+
+
 def test_a_download_can_be_cancelled(hub: TinyHub, tmp_path: Path) -> None:
     def cancel(phrase: str, share: float | None) -> None:
         if share is not None:
