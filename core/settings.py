@@ -50,6 +50,8 @@ def local_path(name: str) -> Path | None:
     return path
 
 
+MOST_POSITIONS = 10**12
+"""More contexts than any text has."""
 LEAST_HELD_OUT = 0.01
 """The smallest share of contexts that only judge."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -77,7 +79,8 @@ class Settings:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        _check("--positions", self.positions, self.positions >= 64, "at least 64")
+        positions = f"at least 64 and at most {MOST_POSITIONS}"
+        _check("--positions", self.positions, 64 <= self.positions <= MOST_POSITIONS, positions)
         _check("--context", self.context, 2 <= self.context <= 32768, "from 2 to 32768")
         _check("--held-out", self.held_out, LEAST_HELD_OUT <= self.held_out <= 4, f"a share from {LEAST_HELD_OUT} to 4")
         _check("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295")

@@ -28,6 +28,7 @@ from core.model.fetch import locked
 from core.model.quiet import quiet_transformers
 from core.settings import Progress, no_progress
 from core.store import read_result, write_result
+from core.words import short
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +81,11 @@ class TrainSettings:
             ("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
         ):
             if not fine:
-                raise InputError(f"{name} is {value}, but it must be {allowed}.")
+                raise InputError(f"{name} is {short(str(value))}, but it must be {allowed}.")
         if self.heads < 1 or self.dim % self.heads or (self.dim // self.heads) % 8:
             raise InputError(
-                f"{self.heads} attention heads do not divide --dim {self.dim} into parts of a multiple of 8 dimensions."
+                f"{short(str(self.heads))} attention heads do not divide --dim {self.dim} into parts of a multiple of 8 "
+                "dimensions."
             )
 
     @property

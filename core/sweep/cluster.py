@@ -31,6 +31,8 @@ from core.sweep.tasks import Fitted, Refused, Shard, Work
 IN_FLIGHT = 256
 """Tasks that Ray knows of at once; the others wait here, where they cost nothing."""
 POLL_SECONDS = 0.5
+MOST_REPAIRS = 3
+"""How often finished shards of a run that are damaged on disk are observed again."""
 FIT = -1
 """The task that fits, among the numbers of the shards."""
 
@@ -161,6 +163,12 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
             signal.signal(signal.SIGTERM, stop)
     try:
         yield ray
+    except (OSError, ray.exceptions.RayError) as error:
+        if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
+            raise  # of this machine's disk; Ray's own name no number
+        raise AnalysisError(
+            f"Ray ended while the sweep was running ({_line(error)}): the same command goes on from what could be kept."
+        ) from error
     finally:
         ray.shutdown()
 
@@ -174,6 +182,7 @@ class _Progress:
     missing: set[int]
     began: float = field(default_factory=time.monotonic)
     model_sha256: str | None = None
+    repairs: int = 0
 
 
 class _Driver:
@@ -265,9 +274,8 @@ class _Driver:
         name = _name(progress.run, index)
         if index == FIT:
             observation, lost = self._merged(progress)
-            if lost:  # damaged on disk since they were written: observe them again
-                progress.missing = set(lost)
-                self.waiting.extendleft((progress, each) for each in lost)
+            if lost:
+                self._repair(progress, lost)
                 return
             reference = self.fit.remote(work, observation, name, self.board)
         else:
@@ -285,6 +293,18 @@ class _Driver:
             elif shard.observation is not None:
                 merged = shard.observation if merged is None else merged.merge(shard.observation)
         return merged, lost
+
+    def _repair(self, progress: _Progress, lost: list[int]) -> None:
+        """Observe shards again that were damaged on disk since they were written: a run counts every position asked for."""
+        progress.repairs += 1
+        if progress.repairs > MOST_REPAIRS:
+            where = progress.folder.parent
+            self._fail(
+                progress, f"Finished shards are damaged again and again in {where}: check that disk, or take another."
+            )
+            return
+        progress.missing = set(lost)
+        self.waiting.extendleft((progress, each) for each in lost)
 
     def _take(self, reference: Any) -> None:
         progress, index = self.running.pop(reference)
@@ -305,10 +325,7 @@ class _Driver:
     def _keep(self, progress: _Progress, index: int, shard: Shard) -> None:
         """A shard goes to disk, and the run to the next step when it was the last."""
         if progress.model_sha256 not in (None, shard.model_sha256):
-            shutil.rmtree(progress.folder, ignore_errors=True)
-            self._fail(
-                progress, f"{progress.run.model} is not the same model on all machines, or changed meanwhile.", index
-            )
+            self._refuse(progress, index)
             return
         progress.model_sha256 = shard.model_sha256
         try:
@@ -322,13 +339,27 @@ class _Driver:
 
     def _finish(self, progress: _Progress, found: Fitted) -> None:
         run, seconds = progress.run, time.monotonic() - progress.began
-        row = row_of(run, found.encoding, found.revision, seconds, False)
+        if found.model_sha256 != progress.model_sha256:
+            self._refuse(progress, FIT)
+            return
         if self.store.enabled:
-            worker.store_results(run, self.store, found, self._merged(progress)[0])
+            observation, lost = self._merged(progress)
+            if lost:  # while it was fitted
+                self._repair(progress, lost)
+                return
+            worker.store_results(run, self.store, found, observation)
+        row = row_of(run, found.encoding, found.revision, seconds, False)
         write_row(self.out, row)
         self.rows[run.key] = row
         shutil.rmtree(progress.folder, ignore_errors=True)
         self.tell(Event(run.name, "done", f"R² {found.encoding.r2:.3f}, {seconds:.0f} s"))
+
+    def _refuse(self, progress: _Progress, index: int) -> None:
+        """A task had another model than those before it."""
+        shutil.rmtree(progress.folder, ignore_errors=True)
+        self._fail(
+            progress, f"{progress.run.model} is not the same model on all machines, or changed meanwhile.", index
+        )
 
     def _fail(self, progress: _Progress, reason: str, index: int = FIT) -> None:
         run = progress.run

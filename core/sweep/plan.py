@@ -70,7 +70,7 @@ class Tasks:
         ):
             value, least = getattr(self, name), 1 if name == "shards" else 0
             if not least <= value <= most:
-                raise InputError(f"{name} is {value}, but it must be from {least} to {most}")
+                raise InputError(f"{name} is {short(str(value))}, but it must be from {least} to {most}")
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,11 @@ def parse_plan(text: str, name: str) -> Plan:
     except ValueError as error:
         raise InputError(f"The plan {name!r} has a number of thousands of digits: give one that is meant.") from error
     _known(document, {"models", "revisions", "corpora", "settings", "tasks"}, "", name)
-    settings = _table(document, "settings", Settings, name)
-    tasks = _table(document, "tasks", Tasks, name)
+    try:
+        settings = _table(document, "settings", Settings, name)
+        tasks = _table(document, "tasks", Tasks, name)
+    except OverflowError as error:
+        raise InputError(f"The plan {name!r} has a number of hundreds of digits: give one that is meant.") from error
     models = _with_revisions(_names(document, "models", name), _names(document, "revisions", name), name)
     corpora = _names(document, "corpora", name) or ["sampler"]
     if len(models) * len(corpora) > MOST_RUNS:

@@ -7,23 +7,28 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 
 from core import summary
 from core.analysis import Analysis
-from core.errors import InputError
+from core.errors import AnalysisError, InputError
+from core.moments import Observation
 from core.observe import observe
-from core.settings import Settings
+from core.settings import Settings, no_progress
 from core.store import Store
 from core.sweep import Event, cluster, read_plan, read_rows, run_sweep
 from core.sweep.plan import LARGEST_PLAN, Run, parse_plan
 from core.sweep.results import failed_row, read_row, row_of, write_row
-from core.sweep.tasks import shard_of
+from core.sweep.tasks import Fitted, Work, fit_run, shard_of
 from tests.core.test_observe import assert_same
 from tests.tiny import tiny_model
 
@@ -81,6 +86,9 @@ def test_models_revisions_and_corpora_are_multiplied() -> None:
         ("models = ['demo']\n[settings]\nheld_out = 'a'", "must be a number"),
         ("models = ['demo']\n[settings]\ndtype = 16", "must be a text"),
         ("models = ['demo']\n[settings]\npositions = 3", "\\[settings\\]: positions is 3, but it must be at least 64"),
+        (f"models = ['demo']\n[settings]\npositions = {10**22}", "positions is 1.*at most 1000000000000\\."),
+        (f"models = ['demo']\n[settings]\nheld_out = {10**400}", "a number of hundreds of digits"),
+        (f"models = ['demo']\n[tasks]\nretries = {10**400}", "retries is 10*\\.\\.\\., but it must be from 0 to 100"),
         ("models = ['demo']\n[tasks]\nshards = 0", "\\[tasks\\]: shards is 0, but it must be from 1 to"),
         ("models = ['demo']\n[tasks]\nmemory_gb = -1", "memory_gb is -1"),
         ("models = ['demo']\n[tasks]\ngpus = nan", "gpus is nan"),
@@ -202,6 +210,97 @@ def test_a_row_is_not_kept_when_the_weights_have_changed(tmp_path: Path) -> None
 
 
 # --- on Ray -----------------------------------------------------------------------------------------------------------
+
+
+class RayHere:
+    """In place of Ray: every task is done in this process, when it is asked for."""
+
+    exceptions = ray.exceptions
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 1}}]
+
+    def remote(self, **_: Any) -> Callable[[Callable[..., Any]], Any]:
+        return lambda task: SimpleNamespace(remote=lambda *given: partial(task, *given))
+
+    def wait(self, running: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        return running[:1], running[1:]
+
+    def get(self, reference: Any) -> Any:
+        return reference()
+
+
+@pytest.fixture
+def ray_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_ray", lambda address, plan: nullcontext(RayHere()))
+    monkeypatch.setattr(cluster, "_Telling", lambda name, board: no_progress)
+    monkeypatch.setattr(cluster._Driver, "_board", lambda driver: None)
+    monkeypatch.setattr(cluster._Driver, "_hear", lambda driver: None)
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_shard_damaged_while_a_run_is_fitted(
+    ray_here: None, plan_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """It is observed again, or the run fails: never is an observation of fewer positions stored."""
+    plan, store = parse_plan(plan_text, "plan.toml"), Store(tmp_path / "store")
+    fits: list[int] = []
+
+    def fit_while_a_bit_flips(work: Work, observation: Observation, name: str, board: None) -> Any:
+        fits.append(observation.fit.n)
+        if len(fits) <= times:
+            path = next(tmp_path.glob("store/partial/sweep-*/shard-0001.safetensors"))
+            content = bytearray(path.read_bytes())
+            content[-9] ^= 1
+            path.write_bytes(content)
+        return fit_run(work, observation)
+
+    monkeypatch.setattr(cluster, "_fit", fit_while_a_bit_flips)
+    found = run_sweep(plan, tmp_path / "out", store)
+    assert set(fits) == {2000}
+    run = plan.runs[0]
+    analysis = Analysis(run.model_place, run.corpus_place, run.settings, store)
+    stored = store.get("observation", analysis.key(analysis.files()), Observation)
+    if times == 1:
+        assert len(fits) == 2 and found.failed == 0 and found.rows[0]["positions"] == 2000
+        assert stored is not None and stored.fit.n == 2000
+    else:
+        assert "damaged again and again" in found.rows[0]["error"] and stored is None
+
+
+def test_a_fit_of_another_model_than_was_observed(
+    ray_here: None, plan_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = parse_plan(plan_text, "plan.toml")
+
+    def fit_another(work: Work, observation: Observation, name: str, board: None) -> Any:
+        found = fit_run(work, observation)
+        assert isinstance(found, Fitted)
+        return dataclasses.replace(found, model_sha256="another")
+
+    monkeypatch.setattr(cluster, "_fit", fit_another)
+    found = run_sweep(plan, tmp_path / "out", Store(tmp_path / "store"))
+    assert "is not the same model on all machines" in found.rows[0]["error"]
+
+
+def test_ray_that_ends_during_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("init", "shutdown"):
+        monkeypatch.setattr(f"ray.{name}", lambda **_: None)
+    plan = parse_plan("models = ['demo']", "plan.toml")
+    for lost in (
+        OSError("Connection reset by peer"),
+        ConnectionResetError(104, "reset"),
+        ray.exceptions.RaySystemError(""),
+    ):
+        with (
+            pytest.raises(AnalysisError, match=r"Ray ended while .* the same command goes on"),
+            cluster._ray(None, plan),
+        ):
+            raise lost
+    with pytest.raises(OSError, match="No space left") as full, cluster._ray(None, plan):
+        raise OSError(28, "No space left on device")
+    assert full.type is OSError  # of the disk, not of Ray
+
 
 NOTICES_QUICKLY = {
     "health_check_initial_delay_ms": 0,
