@@ -23,7 +23,7 @@ import numpy as np
 
 from core.corpus import Corpus, Plan, plan_windows, read_corpus, self_sampled_tokens, tokenise
 from core.encoding import Encoding, encode, fit_line
-from core.errors import AnalysisError, InputError
+from core.errors import AnalysisError, InputError, no_panics
 from core.model.facts import HeadFacts
 from core.model.files import ModelFiles, ready, resolve
 from core.moments import Moments, Observation, Reservoir
@@ -268,7 +268,8 @@ class Analysis:
         if place is not None:
             return TokenChoice(place, text)
         tokenizer = self.loaded().tokenizer
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:64]
+        with no_panics(self.loaded().files.name):
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:64]
         if not ids:
             raise InputError(f"{quoted(text)} is no token of this model: write a word, blank included, or id:123.")
         pieces = token_texts(tokenizer, ids)
@@ -335,8 +336,8 @@ class Analysis:
             return *head.rows(list(token_ids)), head.softcap
         from core.model.rows import read_rows
 
-        rows, bias = read_rows(files.folder, facts.stored, token_ids, facts.description.logit_scale)
-        return rows, bias, facts.description.softcap
+        stored = read_rows(files.folder, facts.stored, token_ids, facts.description.logit_scale)
+        return *(stored or self.loaded(progress).head.rows(list(token_ids))), facts.description.softcap
 
     def steer(
         self,
@@ -401,7 +402,12 @@ class Analysis:
                     progress=progress,
                 )
                 self.store.put("pruning", keys[method], found[method])
-        return tuple(each for method in methods if (each := found[method]) is not None)
+        # the store knows texts by what they hold: these are the names asked for
+        return tuple(
+            replace(each, corpus=self.corpus_name, judged_on=other.corpus_name)
+            for method in methods
+            if (each := found[method]) is not None
+        )
 
     def stored_pruning(
         self, methods: Sequence[str], removed: Sequence[float], *, seeds: int = 4
@@ -802,7 +808,10 @@ class Analysis:
             encoding,
             cache=self.store.folder,
             provenance={
-                "corpus": {"name": self.corpus_name, "sha256": self.corpus.sha256},
+                "corpus": {
+                    "name": self.corpus_name.replace("\\", "/").rpartition("/")[2],
+                    "sha256": self.corpus.sha256,
+                },
                 "settings": asdict(self.settings),
             },
             progress=progress,

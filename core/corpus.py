@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.errors import AnalysisError, InputError
+from core.errors import AnalysisError, InputError, no_panics
 from core.records import SUFFIXES, texts_in
 from core.settings import ASSETS, Progress, no_progress
 from core.words import quoted
@@ -302,9 +302,10 @@ def _encode(
     found: list[list[np.ndarray]] = [[] for _ in texts]
     for batch in _batches(texts):
         tell(sum(len(part) for _, part in batch))
-        encoded = tokenizer(
-            [part for _, part in batch], add_special_tokens=False, return_attention_mask=False, verbose=False
-        )
+        with no_panics("this model"):
+            encoded = tokenizer(
+                [part for _, part in batch], add_special_tokens=False, return_attention_mask=False, verbose=False
+            )
         for (place, _), ids in zip(batch, encoded["input_ids"], strict=True):
             found[place].append(np.asarray(ids, dtype=np.int32))
     return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]

@@ -3,6 +3,11 @@
 The command line turns them into an exit code and the dashboard into a box; neither shows a traceback.
 """
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class HeadscopeError(Exception):
     """Base of every error whose message is meant to be read by a user."""
@@ -22,3 +27,17 @@ class AnalysisError(HeadscopeError):
 
 class Cancelled(HeadscopeError):
     """The user stopped the work; what was finished so far is kept and the next run goes on from there."""
+
+
+@contextlib.contextmanager
+def no_panics(name: str) -> Iterator[None]:
+    """Inside, a panic of the Rust code of a tokenizer, which is no `Exception`, is an `AnalysisError` about model `name`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise AnalysisError(
+            f"The tokenizer of {name} breaks off on a text: its tokenizer.json is damaged or asks for what is not there, so "
+            "copy or download it again."
+        ) from error

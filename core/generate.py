@@ -30,7 +30,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from core.errors import InputError
+from core.errors import InputError, no_panics
 from core.model.chat import in_chat
 from core.results import Generated, NextToken, Sampling, TokenCount
 from core.settings import OnTokens, Progress, Texts, no_progress
@@ -107,12 +107,11 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
             f"The prompt has {len(prompt):,} characters; at most {MOST_CHARACTERS:,} are taken: shorten it."
         )
     prompt = whole_characters(prompt)
-    if chat:
-        if not tokenizer.chat_template:
-            raise InputError(f"{model.files.name} has no chat template: switch the chat format off.")
-        ids = tokenizer(in_chat(tokenizer, prompt, model.files.name), add_special_tokens=False)["input_ids"]
-    else:
-        ids = tokenizer(prompt, verbose=False)["input_ids"]
+    if chat and not tokenizer.chat_template:
+        raise InputError(f"{model.files.name} has no chat template: switch the chat format off.")
+    text = in_chat(tokenizer, prompt, model.files.name) if chat else prompt
+    with no_panics(model.files.name):
+        ids = tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]
     if not ids:
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if first is None:
@@ -360,7 +359,7 @@ def _end_ids(model: LoadedModel) -> list[int]:
     if configured is None:
         configured = model.tokenizer.eos_token_id
     ids = [] if configured is None else configured if isinstance(configured, list) else [configured]
-    return [int(i) for i in ids]
+    return [int(i) for i in ids if 0 <= i < model.description.vocab_size]
 
 
 def _cut(output: np.ndarray, steps: np.ndarray) -> tuple[tuple[int, ...], ...]:

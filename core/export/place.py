@@ -33,6 +33,7 @@ def check_target(out: str | Path) -> Path:
         raise InputError("The folder to export to has no name: give one that does not exist yet, as edited-model.")
     try:
         path = Path(out).expanduser().absolute()
+        path = path.resolve() if path.name == ".." else path.parent.resolve() / path.name
         if _is_there(path):
             raise _exists(path)
         existing = next(parent for parent in path.parents if _is_there(parent))

@@ -195,9 +195,22 @@ def _untied(config: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _side_files(folder: Path) -> list[Path]:
-    """Tokenizer, generation settings and licence: copied as they are."""
+    """Tokenizer, generation settings and licence: copied as they are.
+
+    Raises:
+        InputError: one is a link to elsewhere, whose content an exported model would give away. The links of a Hub's cache lead
+            to its `blobs`.
+    """
     names = (path for path in folder.iterdir() if path.is_file() and path.name != "config.json")
-    return sorted(path for path in names if SIDE_FILES.fullmatch(path.name) or LICENCES.fullmatch(path.name))
+    found = sorted(path for path in names if SIDE_FILES.fullmatch(path.name) or LICENCES.fullmatch(path.name))
+    home = folder.resolve()
+    for path in found:
+        place = path.resolve().parent
+        if home not in (place, *place.parents) and place != home.parent.parent / "blobs":
+            raise InputError(
+                f"{path.name} of the model is a link that leads out of its folder: put a copy there instead."
+            )
+    return found
 
 
 def _compare(

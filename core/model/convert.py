@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from shutil import disk_usage, rmtree
 from typing import Any
 
 from core.errors import AnalysisError, HeadscopeError, InputError
@@ -83,7 +83,7 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
         progress(f"Unpacking {path.name} (once)", 1.0)
         hashes = {file.name: _sha256(file) for file in sorted((folder / "model").iterdir())}
         (folder / "model" / HASHES).write_text(json.dumps(hashes, indent=0), "utf-8")
-        rmtree(target, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
         (folder / "model").replace(target)
 
 
@@ -93,7 +93,10 @@ def _check_room(path: Path, folder: Path) -> None:
     import psutil
 
     numbers = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
-    rooms = {"memory": (8 * numbers, psutil.virtual_memory().available), "disk": (4 * numbers, disk_usage(folder).free)}
+    rooms = {
+        "memory": (8 * numbers, psutil.virtual_memory().available),
+        "disk": (4 * numbers, shutil.disk_usage(folder).free),
+    }
     for what, (needed, free) in rooms.items():
         if needed > free:
             raise AnalysisError(
@@ -125,9 +128,15 @@ def _unpack(path: Path, folder: Path, progress: Progress) -> None:
     options = dict(place)
     if hasattr(transformers, "GgufConfig"):  # newer releases would keep the blocks packed where they have a kernel
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    alone = folder.parent / "alone"  # what lies beside the file is not part of it, and would be read
+    alone.mkdir()
+    try:
+        (alone / path.name).symlink_to(path.resolve())
+    except OSError:  # a system on which links are a privilege
+        shutil.copyfile(path, alone / path.name)
     with quiet_transformers(), _telling(f"Unpacking {path.name} (once)", progress):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **place)
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(alone, **place)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **options)
         for mark in ("hf_quantizer", "quantization_method"):
             if hasattr(model, mark):
                 delattr(model, mark)

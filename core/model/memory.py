@@ -62,7 +62,7 @@ def require_free(needed: int, what: str, device: str = "cpu", advice: str = "") 
 
 def _number(config: dict[str, object], key: str) -> int:
     value = config.get(key)
-    return value if isinstance(value, int) else 0
+    return max(0, min(value, 10**12)) if isinstance(value, int) else 0
 
 
 def _loaded_dtype(folder: Path, config: dict[str, object], dtype: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from core.model.facts import StoredHead
-from core.model.stored import decode, find_names
+from core.model.stored import KNOWN, decode, find_names
 from core.model.weights import StoredTensor, readable, stored_tensors, weight_files
 
 
@@ -31,12 +31,17 @@ def find_stored_head(folder: Path, name: str) -> StoredHead:
 
 def read_rows(
     folder: Path, stored: StoredHead, ids: Sequence[int], scale: float
-) -> tuple[Float64[np.ndarray, "k d"], Float64[np.ndarray, "k"]]:
+) -> tuple[Float64[np.ndarray, "k d"], Float64[np.ndarray, "k"]] | None:
     """Rows of E [k, d] and of the bias [k] (zeros if there is none), as `Head.rows` gives them.
+
+    None if they are stored as numbers that `decode` does not know.
 
     Args:
         scale: c, by which the bias is multiplied.
     """
+    for file, tensor in ((stored.weight_file, stored.weight), (stored.bias_file, stored.bias)):
+        if tensor and tensors_in(folder / file)[tensor].dtype not in KNOWN:
+            return None
     weight = np.stack([_row(folder / stored.weight_file, stored.weight, int(i)) for i in ids])
     if not stored.bias:
         return weight, np.zeros(len(weight))

@@ -104,8 +104,13 @@ def _sources(module: PreTrainedModel, stored: Collection[str]) -> dict[str, str]
     return sources
 
 
+KNOWN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""Types of stored numbers that `decode` knows, and how numpy reads them."""
+
+
 def decode(raw: UInt8[np.ndarray, "w"], dtype: str) -> Float32[np.ndarray, "n"]:
-    """Little-endian numbers as float32."""
+    """Little-endian numbers of a type in `KNOWN` as float32."""
+    numbers = raw.view(KNOWN[dtype])
     if dtype == "BF16":  # the upper half of a float32
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    return raw.view({"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
+        return (numbers.astype(np.uint32) << 16).view(np.float32)
+    return numbers.astype(np.float32)

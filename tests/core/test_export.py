@@ -481,7 +481,13 @@ def test_places_where_nothing_can_be_made(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         with pytest.raises(InputError, match=said):
             check_target(out)
-    assert check_target(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert (
+        check_target(tmp_path / "a" / "b")
+        == check_target(tmp_path / "nosuch" / ".." / "a" / "b")
+        == tmp_path / "a" / "b"
+    )
+    with pytest.raises(InputError, match="exists already"):
+        check_target(tmp_path / "nosuch" / ".." / "folder")
     if os.geteuid() == 0:  # root may write anywhere, so the system's answer is put in its mouth
         monkeypatch.setattr(os, "access", lambda *_: False)
     else:
@@ -511,6 +517,22 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_links_that_lead_out_of_the_model_are_not_followed(tiny_analysis, tmp_path: Path) -> None:
+    """An exported model is given away. A Hub's cache is made of links, though, to its own files."""
+    plain: Analysis = tiny_analysis("llama")
+    (tmp_path / "secret").write_text("not for others")
+    folder = Path(shutil.copytree(plain.model, tmp_path / "model"))
+    (folder / "LICENSE").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="LICENSE of the model is a link that leads out of its folder"):
+        run._side_files(folder)
+    blobs, snapshot = tmp_path / "models--org--name" / "blobs", tmp_path / "models--org--name" / "snapshots" / "abc"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (blobs / "1234").write_text("{}")
+    (snapshot / "tokenizer.json").symlink_to(Path("..", "..", "blobs", "1234"))
+    assert [path.name for path in run._side_files(snapshot)] == ["tokenizer.json"]
 
 
 def test_a_disk_that_fills_up_meanwhile(tiny_analysis, tmp_path: Path, in_process: None, small_files: None) -> None:

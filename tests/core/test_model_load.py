@@ -16,11 +16,14 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from core.analysis import Analysis
 from core.errors import AnalysisError, InputError
 from core.model import LoadedModel, ModelFiles, doctor, load_model, memory, resolve
 from core.model.head import Head, find_head, token_rows
 from core.model.load import choose_device, open_head
-from core.settings import DTYPES
+from core.settings import DTYPES, Settings
+from core.steering import Edit
+from core.store import Store
 from tests.ledger import attempt
 from tests.tiny import ARCHITECTURES, VOCAB, save, tiny_config, tiny_model, tiny_tokenizer
 
@@ -515,3 +518,50 @@ def test_the_real_model(smollm2: LoadedModel, smollm2_files: ModelFiles) -> None
     tokens = torch.tensor([smollm2.tokenizer.encode("The capital of France is")])
     logits = smollm2.head.logits(smollm2.hidden_states(tokens)[0])
     assert smollm2.tokenizer.decode([int(logits[-1].argmax())]) == " Paris"
+
+
+def test_a_tokenizer_that_rolls_dice_does_not(tmp_path: Path) -> None:
+    """Dropout of merges, which would make other tokens of the same text each time."""
+    folder = tiny_model("llama", tmp_path)
+    text = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    text["model"]["dropout"] = 0.9
+    (folder / "tokenizer.json").write_text(json.dumps(text), "utf-8")
+    tokenizer = load_model(resolve(str(folder), cache=tmp_path)).tokenizer
+    words = "The old mills along the river were standing there"
+    assert len({tuple(tokenizer.encode(words)) for _ in range(8)}) == 1
+
+
+def test_a_panic_of_a_tokenizer_is_a_sentence(tmp_path: Path) -> None:
+    """Its Rust code breaks off when a template names a token that is not there."""
+    folder = tiny_model("llama", tmp_path)
+    text = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    piece = {"SpecialToken": {"id": "<missing>", "type_id": 0}}
+    text["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [piece, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(text), "utf-8")
+    with pytest.raises(AnalysisError, match=r"okenizer of .* (breaks off|cannot be loaded)"):
+        load_model(resolve(str(folder), cache=tmp_path))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_edit_of_a_head_stored_in_any_precision(tmp_path: Path, dtype: str) -> None:
+    """Rows are read out of the files where that can be done without torch, else out of the loaded head."""
+    folder = tiny_model("llama", tmp_path / "model")
+    path = folder / "model.safetensors"
+    save_file({k: v.to(getattr(torch, dtype)) for k, v in load_file(path).items()}, path, {"format": "pt"})
+    analysis = Analysis(str(folder), "sampler", Settings(positions=256, context=64), Store(tmp_path / "store"))
+    analysis.head_facts()
+    steering = analysis.steer([Edit(30, 2.0)])
+    assert steering.tokens[0].realised == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_vocabulary_beyond_counting(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 10**400}))
+    with pytest.raises(AnalysisError):
+        load_model(resolve(str(folder), cache=tmp_path))

@@ -419,3 +419,13 @@ def test_no_cache_still_prunes(tiny_analysis, tmp_path) -> None:
     analysis = Analysis(known.model, known.corpus_name, known.settings, Store(tmp_path, enabled=False))
     analysis.adopt(known.observation())
     assert analysis.prune(["std"], [0.3])[0].points[0].kl == pytest.approx(known.prune(["std"], [0.3])[0].points[0].kl)
+
+
+def test_a_result_bears_the_names_that_were_asked_for(tiny_analysis, tmp_path: Path) -> None:
+    """The store knows a text by what it holds, whatever it was called when it was stored."""
+    plain = tiny_analysis("llama")
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text("\n\n".join(plain.corpus.texts[:40]), "utf-8")
+        analysis = type(plain)(plain.model, str(tmp_path / name), plain.settings, plain.store)
+        found = analysis.prune(("rms",), (0.3,))[0]
+        assert found.corpus == found.judged_on == str(tmp_path / name)
