@@ -14,7 +14,7 @@ import urllib.request
 import webbrowser
 from pathlib import Path
 
-from app import environment
+from app import environment, guard
 from core.errors import AnalysisError, InputError
 
 LOCAL_HOST = "localhost"
@@ -83,6 +83,7 @@ def run(
     sys.argv = ["streamlit", "run", str(server), *(f"--{name}={value}" for name, value in options.items())]
     import streamlit.web.cli
 
+    guard.bound_connections()
     # the server has its own way to end, and hands on what it was told then
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     streamlit.web.cli.main(standalone_mode=False)

@@ -11,14 +11,17 @@ import time
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from streamlit import net_util
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.NewSession_pb2 import CustomThemeConfig
 from streamlit.runtime import app_session
 
-from app import memory, preload
+from app import guard, memory, preload
 from app.environment import AUDIENCE_VARIABLE
 from app.intake import Intake
 from app.live.routes import ROUTES
@@ -28,8 +31,10 @@ SWITCH = 0.0005
 and Python's own 5 ms would add up while a job runs."""
 LOG_AGAIN = 60.0
 """Seconds after which the details of a failure that was told are told again: a stranger can fail a page at will."""
-READING = {"deserialize", "unpack_widget_state_value", "enforce_filename_restriction"}
+READING = {"deserialize", "get_serialized", "unpack_widget_state_value", "enforce_filename_restriction"}
 """Functions of Streamlit that take apart what a browser sent."""
+LEFT = {"WebSocketDisconnected", "ClientDisconnect", "LocalProtocolError"}
+"""Errors that say no more than that who asked is gone, or broke off in the middle of a request."""
 _told: dict[tuple[str, str], float] = {}
 
 
@@ -41,9 +46,15 @@ async def lifespan(server: st.App) -> AsyncIterator[None]:
     logging.getLogger("streamlit.error_util").addFilter(lambda record: "Uncaught app" not in str(record.msg))
     # threads that read ahead belong to no visitor
     logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").addFilter(guard.Seldom("socket.accept() out of system resource"))
+    logging.getLogger("streamlit.web.server.starlette.starlette_websocket").addFilter(guard.Seldom("Rejecting"))
     sys.setswitchinterval(SWITCH)
+    guard.open_many_files()
     memory.keep_flat()
     _keep_theme()
+    _keep_place()
+    # asked of a service outside while everybody waits, whenever a page from elsewhere tries to connect
+    net_util.get_external_ip = lambda: None
     preload.pages_behind()
     if os.environ.get(AUDIENCE_VARIABLE) == "classroom":  # a class finds everything ready
         preload.pages().get_ready()
@@ -72,9 +83,24 @@ def _keep_theme() -> None:
     app_session._populate_theme_msg = filled  # type: ignore[assignment]
 
 
+def _keep_place() -> None:
+    """Have visitors not be told where on this computer Headscope lies; the page makes no use of it."""
+    create = getattr(app_session.AppSession, "_create_new_session_message", None)
+    if create is None or hasattr(create, "__wrapped__"):
+        return
+
+    @functools.wraps(create)
+    def created(*given: Any, **named: Any) -> ForwardMsg:
+        message = create(*given, **named)
+        message.new_session.main_script_path = Path(message.new_session.main_script_path).name
+        return message
+
+    app_session.AppSession._create_new_session_message = created  # type: ignore[method-assign]
+
+
 def _worth_telling(record: logging.LogRecord) -> bool:
-    """All but that somebody closed a tab just when an answer was on its way, which Streamlit lets through."""
-    return record.exc_info is None or type(record.exc_info[1]).__name__ != "WebSocketDisconnected"
+    """All but that somebody left just when something was on its way, which Streamlit lets through."""
+    return record.exc_info is None or type(record.exc_info[1]).__name__ not in LEFT
 
 
 def on_script_error(error: Exception) -> bool:
@@ -102,13 +128,17 @@ def on_script_error(error: Exception) -> bool:
     return True
 
 
+def is_shared() -> bool:
+    return os.environ.get(AUDIENCE_VARIABLE, "own") != "own"
+
+
 def own_hosts() -> list[str]:
     """The names under which this computer's own dashboard may be asked for.
 
     A page from elsewhere whose name is made to mean this computer (DNS rebinding) would otherwise reach what its user
     may: local files and exports. What is open to others holds none of that and goes by any name.
     """
-    if os.environ.get(AUDIENCE_VARIABLE, "own") != "own":
+    if is_shared():
         return ["*"]
     address = str(st.get_option("server.address") or "localhost")
     # an IPv6 address is read without or with its brackets, or as the first of them, as versions of the check have it
@@ -119,6 +149,10 @@ app = st.App(
     Path(__file__).with_name("main.py"),
     lifespan=lifespan,
     routes=ROUTES,
-    middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=own_hosts(), www_redirect=False), Middleware(Intake)],
+    middleware=[
+        Middleware(TrustedHostMiddleware, allowed_hosts=own_hosts(), www_redirect=False),
+        Middleware(Intake),
+        Middleware(guard.Guard, shared=is_shared()),
+    ],
     on_script_error=on_script_error,
 )

@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.proto.NewSession_pb2 import CustomThemeConfig
-from streamlit.runtime import app_session
+from streamlit.runtime import app_session, runtime_util
+from streamlit.web.server.starlette import starlette_server
 
-from app import environment, launch, rules, server, uploads
+from app import environment, guard, launch, rules, server, uploads
 from core.errors import AnalysisError, InputError
 from tests.browser.server import COMMAND, Server, free_port, wait_until_healthy
 
@@ -70,6 +72,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr("streamlit.web.cli.main", lambda **_: arguments.extend(sys.argv))
     monkeypatch.setattr(sys, "argv", [])
     yield arguments
+
+
+def test_large_messages_to_the_server_are_refused_and_large_ones_from_it_are_not(started: list[str]) -> None:
+    launch.run(None, free_port(), browser=False)
+    launch.run(None, free_port(), browser=False)  # once is enough
+    settings = starlette_server._get_uvicorn_config_kwargs()
+    assert settings["ws_max_size"] == guard.FRAME < 10 * 2**20
+    assert uvicorn.Config(lambda: None, **settings).http is settings["http"]
+    assert runtime_util.get_max_message_size_bytes() >= 200e6
 
 
 def test_at_home_only_this_computer_is_served(started: list[str]) -> None:

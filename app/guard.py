@@ -1,0 +1,155 @@
+"""What a stranger may send: sifted before Streamlit takes it apart, and bounded in size, in time and in lines of the log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.proto.BackMsg_pb2 import BackMsg
+
+FRAME = 8 * 2**20
+"""Bytes of the largest message that is taken from a browser, which sends kilobytes: an uploaded file goes another way."""
+FILES = 10
+"""File names in one request for addresses to upload to; a page asks for one file at a time."""
+WIDGETS = 1000
+"""In one message, of the tens that a page has."""
+HASHES = 10_000
+"""Messages that a browser says it still has, of the some hundreds that it keeps."""
+SILENT = 20.0
+"""Seconds after which a connection that asked for nothing is closed."""
+OPEN = 65_536
+"""Files and sockets open at a time, where the system sets no limit."""
+AGAIN = 60.0
+"""Seconds after which the log says again what a stranger can make it say."""
+BROWSERS = {"rerun_script", "stop_script", "app_heartbeat", "file_urls_request", "backend_operation_request"}
+"""Kinds of messages that the page of a visitor needs."""
+OPERATIONS = {"deferred_file", "dataframe_chunk"}
+logger = logging.getLogger("headscope")
+
+
+class Seldom(logging.Filter):
+    """Lets a record that begins so through once in `AGAIN` seconds, and all others."""
+
+    def __init__(self, beginning: str) -> None:
+        super().__init__()
+        self.beginning = beginning
+        self.last = -AGAIN
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith(self.beginning):
+            return True
+        if record.created - self.last < AGAIN:
+            return False
+        self.last = record.created
+        return True
+
+
+class Guard:
+    """ASGI middleware around Streamlit's socket: only what a browser sends gets through.
+
+    Of the kinds of messages Streamlit knows some are for who develops an app: one tells the names of the host's files,
+    another empties everybody's cache. On a `shared` server they are dropped; a frame that is no message ends the socket.
+    """
+
+    def __init__(self, app: ASGIApp, *, shared: bool) -> None:
+        self.app = app
+        self.shared = shared
+        self.told = -AGAIN
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+            return
+        ended = False
+
+        async def sifted() -> Message:
+            nonlocal ended
+            while True:
+                message = await receive()
+                if message["type"] != "websocket.receive":
+                    return message
+                kind = kind_of(message.get("bytes"))
+                if kind and (kind in BROWSERS or not self.shared):
+                    return message
+                self._tell(kind)
+                if kind is None:
+                    ended = True
+                    return {"type": "websocket.disconnect", "code": 1008}
+                await asyncio.sleep(0)  # others' turn
+
+        await self.app(scope, sifted, send)
+        if ended:
+            with contextlib.suppress(Exception):  # gone already
+                await send({"type": "websocket.close", "code": 1008})
+
+    def _tell(self, kind: str | None) -> None:
+        if time.monotonic() - self.told > AGAIN:
+            self.told = time.monotonic()
+            logger.warning("A socket was sent what no browser sends (%s).", kind or "no message")
+
+
+def kind_of(frame: bytes | None) -> str | None:
+    """What a browser asks for; None where no browser would."""
+    message = BackMsg()
+    try:
+        message.ParseFromString(frame or b"")
+    except DecodeError:
+        return None
+    kind = message.WhichOneof("type")
+    if kind == "rerun_script":
+        run = message.rerun_script
+        fits = len(run.cached_message_hashes) <= HASHES and len(run.widget_states.widgets) <= WIDGETS
+    elif kind == "file_urls_request":
+        fits = len(message.file_urls_request.file_names) <= FILES
+    elif kind == "backend_operation_request":
+        fits = message.backend_operation_request.WhichOneof("payload") in OPERATIONS
+    else:
+        fits = True
+    return kind if fits else None
+
+
+def bound_connections() -> None:
+    """Have Streamlit start a server that takes small messages, and closes connections that ask for nothing.
+
+    Streamlit lets a message to it be as large as one from it, 200 MB, all of which is held while the rest is to come.
+    """
+    from streamlit.web.server.starlette import starlette_server
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    settings = getattr(starlette_server, "_get_uvicorn_config_kwargs", None)
+    if settings is None or hasattr(settings, "bounded"):
+        return
+
+    class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(SILENT, self._give_up)
+
+        def _give_up(self) -> None:
+            if self.scope is None and not self.transport.is_closing():
+                self.transport.close()
+
+    def bounded() -> dict[str, Any]:
+        return settings() | {"ws_max_size": FRAME, "http": Impatient}
+
+    bounded.bounded = True  # type: ignore[attr-defined]
+    starlette_server._get_uvicorn_config_kwargs = bounded
+
+
+def open_many_files() -> None:
+    """As many connections as the system allows: by habit it allows 1,024, which one stranger can hold."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN if most == resource.RLIM_INFINITY else most
+    if least != resource.RLIM_INFINITY and least < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
