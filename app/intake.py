@@ -11,13 +11,18 @@ import re
 from typing import Any
 
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ADDRESS = re.compile(r".*/_stcore/upload_file/([^/]+)/([^/]+)/?")
 AT_ONCE = 32
 """Files on their way at a time, of all visitors; of each visitor one."""
+OF_ONE = AT_ONCE // 4
+"""Of one address: of a computer, or of a network behind one."""
 SECONDS = 120.0
 """For a file to arrive."""
+GRACE = 5.0
+"""Seconds after which it must have come at `LEAST` bytes a second, so that nobody holds a place by waiting."""
+LEAST = 16_000
 MEGABYTES = 200
 """Of all files that arrived; the oldest leave. A class of thirty fits with a file each."""
 
@@ -27,7 +32,7 @@ class Intake:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.coming: set[str] = set()  # sessions
+        self.coming: dict[str, str] = {}  # the address of each session
         self.order: list[tuple[str, str]] = []  # (session, file) of what is held, the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,30 +41,41 @@ class Intake:
             await self.app(scope, receive, send)
             return
         session, file = found.groups()
-        if session in self.coming or len(self.coming) >= AT_ONCE:
+        address = (scope.get("client") or ("",))[0]
+        of_one = sum(each == address for each in self.coming.values())
+        if session in self.coming or len(self.coming) >= AT_ONCE or of_one >= OF_ONE:
             said = PlainTextResponse("Other uploads are on their way: wait for them, then try again.", 429)
             await said(scope, receive, send)
             return
-        self.coming.add(session)
+        self.coming[session] = address
         try:
             await self._take(session, file, scope, receive, send)
         finally:
-            self.coming.discard(session)
+            del self.coming[session]
 
     async def _take(self, session: str, file: str, scope: Scope, receive: Receive, send: Send) -> None:
-        answered = False
+        answered, arrived, begun = False, 0, asyncio.get_running_loop().time()
 
-        async def answer(message: Any) -> None:
+        async def answer(message: Message) -> None:
             nonlocal answered
             answered = True
             await send(message)
 
+        async def part() -> Message:
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            longest = min(SECONDS, GRACE + arrived / LEAST) if message.get("more_body") else SECONDS
+            if not limit.expired():
+                limit.reschedule(begun + longest)
+            return message
+
         try:
-            async with asyncio.timeout(SECONDS):
-                await self.app(scope, receive, answer)
+            async with asyncio.timeout(min(SECONDS, GRACE)) as limit:
+                await self.app(scope, part, answer)
         except TimeoutError:
             if not answered:
-                said = PlainTextResponse(f"The upload took more than {SECONDS:.0f} seconds and was given up.", 408)
+                said = PlainTextResponse("The upload took too long and was given up: try again.", 408)
                 await said(scope, receive, send)
             return
         self._make_room(session, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.cookiejar
 import io
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -87,6 +88,31 @@ def test_what_is_no_upload_of_a_visitor_is_refused(shared: Server) -> None:
     assert hand.put("nobody", "file", b"a") == 400
 
 
+def test_an_upload_that_is_broken_off_costs_the_log_nothing(shared: Server) -> None:
+    """By a client that leaves, and by one that sends chunks that are none."""
+
+    async def session() -> None:
+        async with Visitor(shared.url) as visitor:
+            await visitor.open("method")
+            hand = Hand(shared.url)
+            address, port = shared.url.removeprefix("http://").split(":")
+            for kind in ("Content-Length: 1000", "Transfer-Encoding: chunked"):
+                head = (
+                    f"PUT /_stcore/upload_file/{visitor.session}/f HTTP/1.1\r\nHost: {address}:{port}\r\n"
+                    f"Content-Type: multipart/form-data; boundary=xx\r\n{kind}\r\n"
+                    f"Cookie: _streamlit_xsrf={hand.token}\r\nX-Xsrftoken: {hand.token}\r\n\r\n"
+                )
+                with socket.create_connection((address, int(port)), timeout=10) as gone:
+                    gone.sendall(head.encode())
+                    await asyncio.sleep(0.3)
+                    gone.sendall(b"--xx\r\nno chunk\r\n")
+                    await asyncio.sleep(0.3)
+            assert await asyncio.to_thread(hand.put, visitor.session, "whole", b"a" * SIZE) == 204
+
+    asyncio.run(session())
+    assert "Traceback" not in shared.log.read_text("utf-8", errors="replace")
+
+
 def test_what_no_browser_sends_costs_the_sender_a_sentence_and_the_log_a_line(shared: Server) -> None:
     nonsense = [{"json_value": "{not json"}, {"json_value": "[" * 100_000}, {"json_value": "[[[1]],null]"}]
 
@@ -108,6 +134,20 @@ def test_what_no_browser_sends_costs_the_sender_a_sentence_and_the_log_a_line(sh
     assert any("something that it cannot read: reload it" in text for text in said)
     printed = shared.log.read_text("utf-8", errors="replace")
     assert "Traceback" not in printed and printed.count("what no browser sends") <= 4
+
+
+def test_a_value_of_the_wrong_type_costs_a_sentence_and_no_traceback(shared: Server) -> None:
+    async def send() -> str:
+        async with Visitor(shared.url) as visitor:
+            await visitor.open("encoding")
+            await visitor.until(lambda: not visitor.running and any(visitor.elements("selectbox")), 120)
+            box = next(visitor.elements("selectbox")).element.selectbox
+            await visitor.press([WidgetState(id=box.id, double_value=1e300)])
+            await visitor.until(lambda: not visitor.running)
+            return visitor.text()
+
+    assert "something that it cannot read: reload it" in asyncio.run(send())
+    assert shared.tracebacks() == ""
 
 
 def test_a_file_that_is_not_there_is_no_upload(shared: Server) -> None:
@@ -191,7 +231,32 @@ def test_a_file_that_does_not_arrive_is_given_up(
         await asyncio.sleep(60)
 
     answer = TestClient(Intake(never)).put("/_stcore/upload_file/a/one", content=b"a")
-    assert answer.status_code == 408 and "0 seconds" in answer.text
+    assert answer.status_code == 408 and "took too long" in answer.text
+
+
+def test_a_file_that_comes_drop_by_drop_is_given_up_and_a_steady_one_is_not(
+    store: MemoryUploadedFileManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "GRACE", 0.2)
+
+    async def upload(part: bytes, parts: int) -> int:
+        left, sent = parts, []
+
+        async def receive() -> Any:
+            nonlocal left
+            await asyncio.sleep(0.05)
+            left -= 1
+            return {"type": "http.request", "body": part, "more_body": left > 0}
+
+        async def send(message: Any) -> None:
+            sent.append(message.get("status"))
+
+        scope = {"type": "http", "method": "PUT", "path": "/_stcore/upload_file/a/one", "headers": []}
+        await Intake(taking(store))(scope, receive, send)
+        return int(sent[0])
+
+    assert asyncio.run(upload(b"a", 20)) == 408
+    assert asyncio.run(upload(b"a" * intake.LEAST, 10)) == 204
 
 
 def test_one_file_of_a_visitor_is_on_its_way_at_a_time(store: MemoryUploadedFileManager) -> None:
@@ -225,3 +290,37 @@ def test_one_file_of_a_visitor_is_on_its_way_at_a_time(store: MemoryUploadedFile
 
     asyncio.run(together())
     assert sent == [("a", 429), ("a", 204), ("b", 204), ("a", 204)]
+
+
+def test_one_address_leaves_places_to_others(store: MemoryUploadedFileManager) -> None:
+    going, sent = asyncio.Event(), []
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await going.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def put(guard: Intake, session: str, address: str) -> None:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                sent.append((address, message["status"]))
+
+        path = f"/_stcore/upload_file/{session}/x"
+        await guard(
+            {"type": "http", "method": "PUT", "path": path, "headers": [], "client": (address, 1)}, receive, send
+        )
+
+    async def together() -> None:
+        guard = Intake(slow)
+        many = [asyncio.create_task(put(guard, f"made up {n}", "10.0.0.1")) for n in range(intake.AT_ONCE)]
+        await asyncio.sleep(0.05)
+        assert sent == [("10.0.0.1", 429)] * (intake.AT_ONCE - intake.OF_ONE)
+        other = asyncio.create_task(put(guard, "another", "10.0.0.2"))
+        going.set()
+        await asyncio.gather(other, *many)
+
+    asyncio.run(together())
+    assert ("10.0.0.2", 204) in sent and ("10.0.0.2", 429) not in sent
