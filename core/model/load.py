@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from core.model.quiet import quiet_transformers
 from core.model.weights import tensor_count
 from core.settings import DTYPES, Progress, no_progress
 from core.words import short
+
+MOST_GROWTH = 500
+"""By how much a tokenizer's replacements may lengthen a text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,6 +274,7 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of the model in `folder`, never by code that comes with it."""
     from transformers import AutoTokenizer
 
+    _require_bounded(folder / "tokenizer.json", name)
     try:
         with no_panics(name):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -283,6 +288,28 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     if getattr(merges, "dropout", None):
         merges.dropout = None  # or else no text would be the same tokens twice
     return tokenizer
+
+
+def _require_bounded(path: Path, name: str) -> None:
+    """Raises `AnalysisError` if what a tokenizer puts in the place of characters can make a text hundreds of times longer."""
+    try:
+        given = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):  # none, or one that the tokenizer's own reader will refuse
+        return
+    for part in ("normalizer", "decoder"):
+        growth, steps = 1, [given.get(part) if isinstance(given, dict) else None]
+        while steps:
+            step = steps.pop()
+            if not isinstance(step, dict):
+                continue
+            for inner in (step.get("normalizers"), step.get("decoders")):
+                steps += inner if isinstance(inner, list) else []
+            growth *= max(1, len(str(step.get("content", "")))) if step.get("type") == "Replace" else 1
+        if growth > MOST_GROWTH:
+            raise AnalysisError(
+                f"The tokenizer.json of {name} can make a text {growth:,} times longer, which would fill the memory: choose "
+                "a model whose tokenizer does not."
+            )
 
 
 def _module(files: ModelFiles, config: PreTrainedConfig, dtype: str, device: torch.device) -> PreTrainedModel:

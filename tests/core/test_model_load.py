@@ -565,3 +565,13 @@ def test_a_vocabulary_beyond_counting(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 10**400}))
     with pytest.raises(AnalysisError):
         load_model(resolve(str(folder), cache=tmp_path))
+
+
+def test_a_tokenizer_that_would_fill_the_memory(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path)
+    text = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    step = {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 1000}
+    text["normalizer"] = {"type": "Sequence", "normalizers": [step, {"type": "Sequence", "normalizers": [step, step]}]}
+    (folder / "tokenizer.json").write_text(json.dumps(text), "utf-8")
+    with pytest.raises(AnalysisError, match="1,000,000,000 times longer"):
+        load_model(resolve(str(folder), cache=tmp_path))
