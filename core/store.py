@@ -20,7 +20,7 @@ import threading
 import time
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -176,21 +176,56 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         InputError: the place cannot be written.
     """
-    if not str(path):
-        raise InputError("The file to write has no name: give a path.")
-    temporary = None
-    try:
+    with _writing(path):
         target = Path(os.path.realpath(path))  # a link stays, and what it names is written
-        if target.exists() and not target.is_file():  # a device or a pipe is written to, not replaced
-            target.write_text(whole_characters(text), "utf-8")
+        if _is_stream(path):  # is written to, not replaced
+            Path(path).write_text(whole_characters(text), "utf-8")
             return
         temporary = target.with_name(f".writing-{os.getpid()}-{threading.get_ident()}")
-        temporary.write_text(whole_characters(text), "utf-8")
-        temporary.replace(target)
-    except (OSError, ValueError) as error:
-        if temporary is not None:
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                with contextlib.suppress(OSError):  # nobody may read more than before
+                    shutil.copymode(target, temporary)
+                file.write(whole_characters(text))
+            temporary.replace(target)
+        except BaseException:
             with contextlib.suppress(OSError, ValueError):
                 temporary.unlink(missing_ok=True)
+            raise
+
+
+def check_place(path: str | Path) -> None:
+    """Say before the work what `write_text` would say after it, as far as that can be known.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    with _writing(path):
+        target = Path(os.path.realpath(path))
+        with contextlib.suppress(FileNotFoundError):
+            target.lstat()  # raises what else is wrong with the name
+        if target.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        place = Path(path) if _is_stream(path) else target.parent
+        if not place.exists():
+            raise FileNotFoundError(None, "there is no such folder")
+        if not os.access(place, os.W_OK):
+            raise PermissionError(None, "it is read-only")
+
+
+def _is_stream(path: str | Path) -> bool:
+    """Whether a device or a pipe is there; what a process hands over, as /dev/fd/63, resolves to no name of a file."""
+    return Path(path).exists() and not Path(os.path.realpath(path)).is_file()
+
+
+@contextlib.contextmanager
+def _writing(path: str | Path) -> Iterator[None]:
+    """One sentence for all that can be wrong with a place to write to."""
+    if not str(path):
+        raise InputError("The file to write has no name: give a path.")
+    try:
+        yield
+    except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no name of a file"
         raise InputError(f"{quoted(str(path))} cannot be written: {why}.") from error
 

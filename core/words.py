@@ -86,6 +86,11 @@ def whole_characters(text: str) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
+def harmless(text: str) -> str:
+    """The text with U+FFFD for half characters and for control characters, which a terminal obeys; lines and tabs stay."""
+    return re.sub("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)
+
+
 def quoted(text: str, most: int = 120) -> str:
     """A name that a user gave, as a sentence shows it: in quotes, short, without control characters."""
     return f"'{short(text, most)}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from core.cli.group import cli
 from core.cli.shared import Telling, deliver, settings_of, shared, short, table
+from core.cli.streams import remark
 from core.errors import HeadscopeError, InputError
 
 
@@ -46,6 +48,7 @@ def compare(
             "There is nothing to compare: name models, or give --row MODEL CORPUS POSITIONS or --data DIR."
         )
     rows = list(read_data(data)) if data else []
+    failed = 0
     store, tell = Store(options["cache"], enabled=not options["no_cache"]), Telling()
     for model, corpus, each in wanted:
         try:
@@ -54,7 +57,8 @@ def compare(
             if len(wanted) + len(rows) == 1:
                 raise
             row = Row(model, corpus, positions=each.positions, seed=each.seed, error=str(error))
-            click.echo(f"{model} on {corpus}: {error}", err=True)
+            failed += 1
+            remark(f"{model} on {corpus}: {error}")
         rows.append(row)
     tell.end()
     lines = [
@@ -69,6 +73,8 @@ def compare(
     ]
     header = ["", "V × d", "R²", "tokens", "text", "effective", "|log error| at 20×", "rotated 30 %", "saliency 30 %"]
     deliver(as_json(rows), json_path, f"{table(header, lines)}\n\n{finding(rows)}")
+    if failed:
+        sys.exit(1)
 
 
 def _kept(row: Any, method: str) -> str:

@@ -10,6 +10,7 @@ import click
 
 from core.cli.group import cli
 from core.cli.shared import Telling, analysing, deliver, settings_of, table
+from core.cli.streams import remark
 from core.errors import InputError
 from core.words import quoted
 
@@ -45,12 +46,14 @@ def dynamics(
         raise InputError("--out is the folder of a training run: give --train too, or leave it away.")
     store, settings, tell = Store(options["cache"], enabled=not options["no_cache"]), settings_of(options), Telling()
     run = Path(out) if out else Path(sources[0]) if len(sources) == 1 else None
+    if keep and run is None and not training:
+        raise InputError("--keep keeps one training run: give its folder alone.")
     if training:
         from core.corpus import read_corpus
 
         text, chosen = read_corpus(options["corpus"] or "python-docs"), _training(options)
         run = run or run_folder(store, text, chosen)
-        click.echo(f"Training run: {run}", err=True)
+        remark(f"Training run: {run}")
         found = train_series(text, chosen, run, settings, store, progress=tell, on_checkpoint=_tell_checkpoint(tell))
     else:
         found = measure(
@@ -62,9 +65,7 @@ def dynamics(
             progress=tell,
             on_checkpoint=_tell_checkpoint(tell),
         )
-    if keep:
-        if run is None:
-            raise InputError("--keep keeps one training run: give its folder alone.")
+    if keep and run:
         keep_series(run, Path(keep), found, store, settings)
     tell.end()
     rows = [
@@ -101,6 +102,6 @@ def _tell_checkpoint(tell: Telling) -> Callable[[Any], None]:
         last = found.checkpoints[-1]
         tell.end()
         loss = "" if last.loss is None else f", loss {last.loss:.2f} nats"
-        click.echo(f"step {last.step:,}: R² of corpus frequency {last.r2_corpus_frequency:.3f}{loss}", err=True)
+        remark(f"step {last.step:,}: R² of corpus frequency {last.r2_corpus_frequency:.3f}{loss}")
 
     return told

@@ -7,15 +7,13 @@ from typing import Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import Telling, deliver, open_analysis, shared, short
+from core.cli.shared import OutputFile, Telling, deliver, open_analysis, shared, short
 
 
 @cli.command()
 @click.argument("model")
-@click.option("--weights", type=click.Path(dir_okay=False), help="CSV: dim, weight, stderr, t, p, saliency.")
-@click.option(
-    "--tokens", "tokens_path", type=click.Path(dir_okay=False), help="CSV: id, token, count, alpha, …, residual."
-)
+@click.option("--weights", type=OutputFile(), help="CSV: dim, weight, stderr, t, p, saliency.")
+@click.option("--tokens", "tokens_path", type=OutputFile(), help="CSV: id, token, count, alpha, …, residual.")
 @shared
 def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str | None, **options: Any) -> None:
     """Observe MODEL on a corpus and fit its token probability encoding."""
@@ -25,10 +23,6 @@ def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str
     analysis, tell = open_analysis(model, options), Telling()
     found = analysis.encoding(tell)
     tell.end()
-    if weights is not None:
-        write_csv(weight_table(found), weights)
-    if tokens_path is not None:
-        write_csv(token_table(found), tokens_path)
     result = summary.fit(
         found,
         model=model,
@@ -53,3 +47,7 @@ def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str
         f"{analysis.seconds:.1f} s{' (from the cache)' if analysis.cached else ''}",
     ]
     deliver(result, json_path, "\n".join(lines))
+    if weights is not None:
+        write_csv(weight_table(found), weights)
+    if tokens_path is not None:
+        write_csv(token_table(found), tokens_path)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import Telling, deliver, edits_of, open_analysis, shared, short, table, with_edits, with_pruning
+from core.cli.shared import (
+    Telling,
+    check_edits,
+    deliver,
+    edits_of,
+    open_analysis,
+    shared,
+    short,
+    table,
+    with_edits,
+    with_pruning,
+)
 
 if TYPE_CHECKING:
     from core.results import Similarity, TextQuality
@@ -59,6 +70,7 @@ def generate(
     from core.results import Sampling
     from core.similarity.mauve import check_similarity
 
+    check_edits(tokens)
     check_pruning(method, removed)  # what is wrong is said before anything is computed
     if with_mauve:
         check_similarity(mauve_texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -12,13 +13,25 @@ from typing import Any
 import click
 
 from core import __version__
+from core.cli.streams import Remarks, arriving, prepare, remark
 from core.errors import Cancelled, HeadscopeError
 
 
-class _Group(click.Group):
+class _Command(click.Command):
+    """A command whose help arrives, or one sentence says why not."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with arriving():  # all that is printed while arguments are read is the help and the version
+            return super().make_context(*args, **kwargs)
+
+
+class _Group(_Command, click.Group):
     """A group whose commands end with one sentence and the right exit code instead of a traceback."""
 
+    command_class = _Command
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        prepare()
         with contextlib.suppress(ValueError):  # not the main thread: then others decide what ends it
             signal.signal(signal.SIGTERM, _terminated)
         try:
@@ -26,28 +39,32 @@ class _Group(click.Group):
         except click.exceptions.Exit as stop:
             sys.exit(stop.exit_code)
         except click.ClickException as error:
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)
+            remark(shown.getvalue().rstrip())
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort, Cancelled):
-            click.echo("\nStopped; the same command goes on from what could be kept.", err=True)
+            remark("\nStopped; the same command goes on from what could be kept.")
             sys.exit(143 if _told else 130)
         except HeadscopeError as error:
-            click.echo(f"{'' if not sys.stderr.isatty() else chr(13) + chr(27) + '[K'}headscope: {error}", err=True)
+            remark(f"headscope: {error}", instead=sys.stderr.isatty())
             if _debug():
                 raise
             sys.exit(error.exit_code)
         except BrokenPipeError:
             os._exit(0)
         except MemoryError:
-            click.echo("headscope: There is not enough memory: use fewer --positions or a smaller model.", err=True)
+            remark("headscope: There is not enough memory: use fewer --positions or a smaller model.")
             sys.exit(1)
-        except Exception as error:
-            if _debug():
+        except BaseException as error:
+            panic = type(error).__name__ == "PanicException"  # of Rust, in tokenizers; it is no Exception
+            if _debug() or not (panic or isinstance(error, Exception)):
                 raise
             said = (str(error).strip().splitlines() or [""])[0][:300]
-            click.echo(
-                f"headscope: This failed unexpectedly ({type(error).__name__}: {said}); --debug shows where.", err=True
-            )
+            if panic:
+                remark(f"headscope: The model's tokenizer failed on this text: {said}; --debug shows where.")
+            else:
+                remark(f"headscope: This failed unexpectedly ({type(error).__name__}: {said}); --debug shows where.")
             sys.exit(1)
 
 
@@ -72,6 +89,6 @@ def cli(context: click.Context) -> None:
 
     Without a command the dashboard opens in the browser.
     """
-    logging.basicConfig(format="headscope: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="headscope: %(message)s", level=logging.WARNING, handlers=[Remarks()])
     if context.invoked_subcommand is None:
         context.invoke(cli.commands["app"])

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from core.cli.group import cli
-from core.cli.shared import Telling, deliver, edits_of, open_analysis, shared, with_edits
-from core.errors import InputError
-from core.words import quoted
+from core.cli.shared import OutputFile, Telling, check_edits, deliver, edits_of, open_analysis, shared, with_edits
 
 
 @cli.command()
 @click.argument("model")
-@click.option("--out", required=True, type=click.Path(dir_okay=False), help="The HTML file to write.")
+@click.option("--out", required=True, type=OutputFile(), help="The HTML file to write.")
 @with_edits
 @click.option("--prompt", help="Also the next token after this text, and texts that go on from it.")
 @click.option("--chat", is_flag=True, help="Wrap the prompt in the model's chat template.")
@@ -51,8 +48,7 @@ def report(
     from core.report import Wanted, report_of, write_report
     from core.results import Sampling
 
-    if not Path(out).expanduser().absolute().parent.is_dir():
-        raise InputError(f"{quoted(out)} cannot be written: there is no such folder.")
+    check_edits(tokens)
     seed = options["seed"] if noise_seed is None else noise_seed
     texts = prompt is not None and samples
     sampling = Sampling(samples, new_tokens, temperature, top_k, top_p, seed) if texts else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import math
@@ -13,8 +12,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from core.errors import AnalysisError, InputError
+from core.cli.streams import remark, say, say_json
+from core.errors import InputError
 from core.settings import DEVICES, DTYPES, Settings, step_of
 from core.words import quoted, whole_characters
 
@@ -49,10 +50,26 @@ def analysing(**defaults: Any) -> Callable[[Command], Command]:
     )
 
 
+class OutputFile(click.ParamType):
+    """A file to write, of which is said before the work when it cannot be."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from core.store import check_place
+
+        path = os.path.expanduser(value)  # noqa: PTH111 (lets an empty name and an unknown user be)
+        if value != "-" or param is None or param.name != "json_path":
+            check_place(path)
+        return path
+
+
 OUTPUT = (
     click.option("--cache", type=click.Path(file_okay=False), help="Where models and results are kept."),
     click.option("--no-cache", is_flag=True, help="Neither read nor write results."),
-    click.option("--json", "json_path", metavar="PATH|-", help="Write JSON to a file, or - for stdout."),
+    click.option(
+        "--json", "json_path", type=OutputFile(), metavar="PATH|-", help="Write JSON to a file, or - for stdout."
+    ),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )
 
@@ -74,6 +91,20 @@ STEERING = (
 
 def with_edits(function: Command) -> Command:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(STEERING), function)
+
+
+def check_edits(tokens: tuple[str, ...]) -> None:
+    """Whether what says how tokens are steered has tokens to steer.
+
+    Raises:
+        InputError: such an option is given, but no token.
+    """
+    context = click.get_current_context()
+    for name, option in (("ratios", "--ratio"), ("direction", "--direction"), ("calibrate", "--[no-]calibrate")):
+        if not tokens and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InputError(
+                f"{option} says how a token is steered, but no token is named: give --token too, or leave it away."
+            )
 
 
 PRUNING = (
@@ -100,60 +131,51 @@ def settings_of(options: dict[str, Any]) -> Settings:
 
 
 class Telling:
-    """Progress on stderr: one line that rewrites itself on a terminal, one line per step elsewhere."""
+    """Progress on stderr: one line that rewrites itself on a terminal, one line per step elsewhere, unheard if it is closed."""
 
     def __init__(self) -> None:
-        self.phrase, self.shown, self.live = "", 0.0, sys.stderr.isatty()
+        self.phrase, self.shown, self.live = "", 0.0, sys.stderr is not None and sys.stderr.isatty()
 
     def __call__(self, phrase: str, share: float | None) -> None:
         now = time.monotonic()
         if not self.live:
             if step_of(phrase) != step_of(self.phrase):
-                click.echo(f"{phrase} …", err=True)
+                remark(f"{phrase} …")
         elif step_of(phrase) != step_of(self.phrase) or now - self.shown > 0.2 or share == 1.0:
             percent = "" if share is None else f" {100 * share:3.0f} %"
-            click.echo(f"\r\x1b[K{phrase} …{percent}", nl=False, err=True)
+            remark(f"{phrase} …{percent}", instead=True, end=False)
             self.shown = now
         self.phrase = phrase
 
     def end(self) -> None:
         if self.live and self.phrase:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            remark(instead=True, end=False)
 
 
 def deliver(result: dict[str, Any], json_path: str | None, text: str) -> None:
-    """Print for people, or write JSON (NaN and infinity become null: JSON has no such numbers)."""
+    """Print for people, or write JSON (NaN and infinity become null: JSON has no such numbers).
+
+    Raises:
+        InputError: the file cannot be written; the JSON is printed then, so that the work is not lost.
+        AnalysisError: the output cannot be written.
+    """
     if json_path is None:
         say(text)
         return
     from core.results import plain
     from core.store import write_text
 
-    document = json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
+    document = whole_characters(json.dumps(plain(result), ensure_ascii=False, allow_nan=False))
     if json_path == "-":
-        say(whole_characters(document))
+        say_json(document)
         return
-    write_text(json_path, document + "\n")
-    say(text)
-
-
-def say(text: str) -> None:
-    """Print a result.
-
-    Raises:
-        AnalysisError: what takes the output cannot.
-    """
     try:
-        click.echo(text)
-    except BrokenPipeError:
+        write_text(json_path, document + "\n")
+    except InputError:
+        say_json(document)
         raise
-    except OSError as error:
-        with contextlib.suppress(OSError):  # what is still held of it would fail once more at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise AnalysisError(
-            f"The result cannot be written to the output ({error.strerror or error}): make room there, or give --json a file "
-            "elsewhere."
-        ) from error
+    if sys.stdout is not None:
+        say(text)
 
 
 def short(value: float) -> str:
@@ -184,7 +206,7 @@ def edits_of(analysis: Analysis, tokens: tuple[str, ...], ratios: tuple[float, .
         choice = analysis.find_token(token)
         if choice.note:
             tell.end()
-            click.echo(choice.note, err=True)
+            remark(choice.note)
         edits.append(Edit(choice.id, ratio))
     return edits
 

@@ -40,8 +40,8 @@ def steer(
     from core.steering import SweepPoint, check_direction
 
     check_direction(direction)
-    sweep_ratios = numbers(sweep, "--sweep", float) if sweep else []
-    sizes = numbers(few_shot, "--few-shot", int) if few_shot else []
+    sweep_ratios = [] if sweep is None else [_positive(ratio) for ratio in numbers(sweep, "--sweep", float)]
+    sizes = [] if few_shot is None else numbers(few_shot, "--few-shot", int)
     analysis, tell = open_analysis(model, options), Telling()
     edits = edits_of(analysis, tokens, ratios, tell)
     found = analysis.steer(edits, direction, calibrate, tell)

@@ -10,6 +10,7 @@ import click
 
 from core.cli.group import cli
 from core.cli.shared import deliver, output, short, table
+from core.cli.streams import remark
 
 if TYPE_CHECKING:
     from core.sweep import Event
@@ -96,4 +97,4 @@ class _Telling:
             said = f"failed: {event.text}"
         else:
             said = WORDS.get(event.state, event.state) + (f" ({event.text})" if event.text else "")
-        click.echo(f"{event.task}: {said}", err=True)
+        remark(f"{event.task}: {said}")

