@@ -155,6 +155,12 @@ def _suggest(choice: Choice, encoding: Encoding, typed: str) -> None:
             )
 
 
+def refusal() -> None:
+    """What the list could not take in, in a sentence; until the list changes."""
+    if refused := state.chosen("edit_refused"):
+        widgets.problem(str(refused))
+
+
 def candidates(encoding: Encoding, typed: str) -> dict[int, str]:
     """Tokens whose letters are the typed ones, then tokens that begin with them; most probable first."""
     bare = typed.strip().lower()

@@ -22,7 +22,7 @@ from core.errors import InputError
 from core.figures import Look
 from core.settings import Settings
 from core.steering import DIRECTIONS, MOST_TOKENS, Edit
-from core.words import quoted
+from core.words import quoted, short
 
 if TYPE_CHECKING:
     from app.lesson.questions import Verdict
@@ -47,6 +47,7 @@ HISTORY = 50
 MOST_ROWS = 8
 """Rows that are compared at a time."""
 NAME_LENGTH = 60
+LESSON_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ NONE = "none"
 def _read_edits(text: str) -> tuple[Edit, ...]:
     if text == NONE:
         return ()
-    pairs = [part.split(":") for part in text.split(",")][:MOST_TOKENS]
+    pairs = [part.split(":") for part in text.split(",")]
     edits = {int(number): Edit(int(number), float(ratio)) for number, ratio in pairs}
-    if min(edits) < 0:
+    if min(edits) < 0 or max(edits) >= 2**31:
         raise ValueError(text)
     return tuple(edits.values())
 
@@ -147,7 +148,7 @@ _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] =
     "corpus": ("sampler", str, str),
     "positions": (16384, _whole(lambda n: n in POSITIONS), str),
     "seed": (0, _whole(lambda n: 0 <= n < 2**32), str),
-    "edit": (None, _read_edits, _write_edits),
+    "edit": (None, lambda text: _read_edits(text)[:MOST_TOKENS], _write_edits),
     "name": ("", lambda text: text[:NAME_LENGTH], str),
     "direction": ("minimum-variance", _one_of(DIRECTION_CHOICES), str),
     "calibrate": (True, _flag, _write_flag),
@@ -164,7 +165,7 @@ _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] =
     "data": ("", lambda text: text[:500], str),
     "series": (FIRST_SERIES, lambda text: text[:500], str),
     "step": (None, _whole(lambda n: n >= 0), str),
-    "lesson": (1, _whole(lambda n: 1 <= n <= 99), str),
+    "lesson": (1, _whole(lambda n: 1 <= n <= LESSON_STEPS), str),
     "present": (False, lambda text: text == "1", lambda value: str(int(value))),
 }
 
@@ -200,8 +201,10 @@ def _begin() -> None:
         if key in st.query_params:
             try:
                 st.session_state[key] = read(st.query_params[key])
+                if told := _shortened(key, st.query_params[key]):
+                    st.session_state.setdefault("shortened", {})[key] = told
             except (ValueError, InputError):
-                st.session_state.setdefault("unread", {})[key] = st.query_params[key][:40]
+                st.session_state.setdefault("unread", {})[key] = short(st.query_params[key], 40)
     allowed = rules()
     if allowed.fixed is not None:  # whatever the address says
         model, corpus = allowed.fixed
@@ -221,6 +224,15 @@ def _begin() -> None:
             st.session_state["corpus"] = allowed.named_corpus
     if "positions" not in st.query_params:
         st.session_state["positions"] = _positions_of(st.session_state["model"])
+
+
+def _shortened(key: str, text: str) -> str | None:
+    """What is to be said of a value that the address asks for and that is taken over in part."""
+    if key == "prompt" and len(text) > (most := rules().most_prompt):
+        return f"The prompt of the address has {len(text):,} characters: the first {most:,}, the most, were taken."
+    if key == "edit" and (named := len(_read_edits(text))) > MOST_TOKENS:
+        return f"The address names {named:,} tokens to steer: the first {MOST_TOKENS}, the most at once, were taken."
+    return None
 
 
 def _positions_of(model: object) -> int:
@@ -391,6 +403,7 @@ def set_edits(new: tuple[Edit, ...], *, by_slider: bool = False) -> None:
         return
     st.session_state["history"] = [*st.session_state.get("history", []), edits()][-HISTORY:]
     st.session_state["edit"] = new
+    st.session_state["edit_refused"] = ""
     if not by_slider:
         st.session_state["revision"] += 1
 
@@ -454,6 +467,7 @@ def offer(first: Callable[[], Edit | None]) -> None:
 def forget_edits() -> None:
     """Token ids mean nothing to another model."""
     st.session_state["edit"] = None
+    st.session_state["edit_refused"] = ""
     st.session_state["history"] = []
     st.session_state["revision"] += 1
 
@@ -526,6 +540,7 @@ def misread(page: str) -> list[str]:
         for key, value in fields.items()
         if key != "removed"  # its page says which fractions there are
     ]
+    found += st.session_state.get("shortened", {}).values()
     if refused := st.session_state.get("not_admitted"):
         found.append(f"{refused} Shown is {choice().model} on {choice().corpus}.")
     return found

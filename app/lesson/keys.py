@@ -26,7 +26,8 @@ def keys(*, turned: Callable[[int], None], left: Callable[[], None]) -> None:
     """
 
     def on_turned() -> None:
-        if (by := state.sent("keys", "turned")) is not None:
-            turned(1 if by > 0 else -1)
+        match state.sent("keys", "turned"):  # no browser of ours sends anything else
+            case 1 | -1 as by:
+                turned(int(by))
 
     _component(key="keys", data={}, on_turned_change=on_turned, on_left_change=left)

@@ -165,11 +165,11 @@ def _weights(places: Places, choice: Choice, encoding: Encoding) -> Question:
 
 
 def _knob(places: Places, choice: Choice, encoding: Encoding) -> Question | None:
-    if not state.edits():
-        first = edits.offered(encoding)
-        if first is None:
-            return None
+    state.offer(lambda: edits.offered(encoding))
+    if not state.edits() and (first := edits.offered(encoding)) is not None:  # the list was emptied: here is one needed
         state.set_edits((first,))
+    if not state.edits():
+        return None
     wanted = state.edits()[:1]
     direction, calibrate = "minimum-variance", True
     try:

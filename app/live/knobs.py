@@ -19,7 +19,7 @@ from app.live.routes import PLOTLY_URL
 from core.figures import Look, texts
 from core.figures import steering as figures
 from core.results import NextToken
-from core.steering import LOGIT_BIAS, Curve, Steerer, Steering, SweepPoint
+from core.steering import LOGIT_BIAS, MOST_RATIO, Curve, Steerer, Steering, SweepPoint
 from core.tokens import visible
 
 _FOLDER = Path(__file__).parent
@@ -42,12 +42,14 @@ def knobs(data: dict[str, Any], *, moved: Callable[[int, float], None], removed:
     """
 
     def on_moved() -> None:
-        if (value := state.sent("knobs", "moved")) is not None:
-            moved(int(value["id"]), float(value["ratio"]))
+        match state.sent("knobs", "moved"):  # no browser of ours sends anything else
+            case {"id": int(token), "ratio": int() | float() as ratio} if 1 / MOST_RATIO <= ratio <= MOST_RATIO:
+                moved(token, float(ratio))
 
     def on_removed() -> None:
-        if (value := state.sent("knobs", "removed")) is not None:
-            removed(int(value))
+        match state.sent("knobs", "removed"):
+            case int(token):
+                removed(token)
 
     _component(key="knobs", data=data, on_moved_change=on_moved, on_removed_change=on_removed)
 

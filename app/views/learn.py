@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import state, widgets
+from app import edits, state, widgets
 from app.lesson.keys import keys
 from app.lesson.questions import Question, Verdict, check
 from app.lesson.steps import STEPS, Places, Step
@@ -72,6 +72,8 @@ def _bar(number: int) -> None:
 @st.fragment
 def _step(number: int, step: Step, choice: Choice, encoding: Encoding) -> None:
     """Everything that a control of the step changes."""
+    state.drop_unknown(edits.alphas(encoding, state.edits()))
+    edits.refusal()
     sentence = st.container()
     if state.presenting():
         left, side = st.columns([3, 2], gap="large")

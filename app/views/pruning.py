@@ -180,6 +180,8 @@ def _export(choice: Choice, encoding: Encoding, methods: list[str], removed: flo
         widgets.note("On a shared server nothing is written: run <code>headscope export</code> on your own computer.")
         return
     known = edits.alphas(encoding, state.edits())
+    state.drop_unknown(known)
+    edits.refusal()
     with st.form("export-form", border=True):
         folder = st.text_input("New folder", key="export-folder", placeholder="for example: my-edited-model")
         prune = st.toggle(f"Prune the head: {100 * removed:.0f} % of the dimensions go", value=True, key="export-prune")

@@ -49,6 +49,7 @@ def page() -> None:
             return
     job = cache.find_texts(choice, asked)
     with place:
+        edits.refusal()
         _edit_line(known)
     if job is None:
         widgets.note("Press Write for texts by this model.")

@@ -41,8 +41,7 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
     state.offer(lambda: edits.offered(encoding))
     place = st.container()
     edits.add(choice, encoding)
-    if refused := state.chosen("edit_refused"):
-        widgets.problem(str(refused))
+    edits.refusal()
     direction, calibrate = edits.controls()
     state.publish()
     if not state.edits():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app import state
 from app.lesson import questions
 from app.lesson.steps import STEPS
 from tests.app.arrays import RIVER, ArrayAnalysis, planted
@@ -84,7 +85,8 @@ def test_the_step_is_in_the_address(visit: Visit) -> None:
         test.button(key="lesson-next-step").click().run()
     assert test.query_params["lesson"] in ("8", ["8"])
     assert test.button(key="lesson-next-step").disabled
-    assert "8 of 8" in text_of(fine(visit("learn", model="smollm2", lesson="99")))
+    assert "8 of 8" in text_of(fine(visit("learn", model="smollm2", lesson="8")))
+    assert len(STEPS) == state.LESSON_STEPS
 
 
 def test_the_control_changes_the_figure(visit: Visit) -> None:

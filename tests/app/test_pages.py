@@ -14,6 +14,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import jobs, sidebar, state, uploads
+from app.environment import AUDIENCE_VARIABLE
+from app.lesson import keys
+from app.lesson.steps import STEPS
+from app.live import knobs
 from app.views.encoding import find_tokens
 from core.errors import AnalysisError
 from core.figures import words
@@ -264,6 +268,7 @@ def test_hostile_tokens_stay_text(visit: Visit) -> None:
         {"direction": "sideways"},
         {"samples": "100000"},
         {"temperature": "nan"},
+        {"lesson": str(len(STEPS) + 1)},
         {"prompt": "<b>", "seed": "<script>alert(1)</script>"},
     ],
 )
@@ -277,12 +282,102 @@ def test_what_an_address_asks_for_in_vain_is_said_once(visit: Visit, query: dict
     fine(test.switch_page("views/encoding.py").run())
 
 
-def test_a_token_of_an_address_that_the_model_never_gives(visit: Visit) -> None:
-    test = visit("steering", model="smollm2", edit="999999999:2")
+@pytest.mark.parametrize(
+    ("page", "query"),
+    [
+        ("steering", {}),
+        ("samples", {}),
+        ("learn", {"lesson": "3"}),
+        ("learn", {"lesson": "5"}),
+    ],
+)
+def test_a_token_of_an_address_that_the_model_never_gives(visit: Visit, page: str, query: dict[str, str]) -> None:
+    test = visit(page, model="smollm2", edit="999999999:2", **query)
+    for _ in range(100):  # where a prompt is worked out the model is loaded first
+        if "river" in text_of(test):
+            break
+        time.sleep(0.05)
+        test.run()
     assert [read(error) for error in test.error] == [
         "Token 999999999 cannot be steered, for this model never gives it here: it was left away."
     ]
     assert "␣river" in text_of(test) and not test.exception  # the one that a first visitor finds
+
+
+def test_an_export_says_which_token_it_cannot_steer() -> None:
+    def export() -> None:
+        from app import state
+        from app.views.pruning import _export
+        from tests.app.arrays import planted
+
+        state.start()
+        _export(state.choice(), planted()[2], ["saliency"], 0.3)
+
+    test = AppTest.from_function(export)
+    test.query_params["edit"] = f"999999999:2,{EDIT}"
+    test.run()
+    assert "Token 999999999 cannot be steered" in test.error[0].value and not test.exception
+    assert test.toggle(key="export-steer").label == "Steer: `␣river` 4×"
+
+
+def test_what_an_address_asks_for_is_taken_in_part_and_that_is_said(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = ",".join(f"{i}:2" for i in range(1000))
+    test = visit("model", model="smollm2", edit=many)
+    assert [read(error) for error in test.error] == [
+        "The address names 1,000 tokens to steer: the first 15, the most at once, were taken."
+    ]
+    assert param(test, "edit").count(":") == 15
+    fine(visit("model", model="smollm2", edit=",".join([EDIT] * 16)))
+    monkeypatch.setenv(AUDIENCE_VARIABLE, "public")
+    test = visit("model", model="demo", prompt="a" * 600)
+    assert [read(error) for error in test.error] == [
+        "The prompt of the address has 600 characters: the first 500, the most, were taken."
+    ]
+
+
+def test_a_number_of_any_length_is_said_shortly(visit: Visit) -> None:
+    test = visit("model", model="smollm2", edit="9" * 4000 + ":2")
+    assert [read(error) for error in test.error] == [
+        f"The address asks for edit = '{'9' * 37}...', which cannot be: shown is what stands without it."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("component", "name", "values"),
+    [
+        ("knobs", "moved", ({}, [1], {"id": "x"}, {"id": RIVER, "ratio": float("inf")}, {"id": RIVER, "ratio": "2"},
+                            {"id": float("inf"), "ratio": 2}, {"id": RIVER, "ratio": 0})),
+        ("knobs", "removed", ("x", {}, float("nan"))),
+        ("keys", "turned", ("x", {}, 7)),
+    ],
+)  # fmt: skip
+def test_what_no_slider_and_no_key_sends_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, component: str, name: str, values: tuple[object, ...]
+) -> None:
+    called: list[tuple[object, ...]] = []
+    callbacks: dict[str, Callable[[], None]] = {}
+
+    def told(*arguments: object) -> None:
+        called.append(arguments)
+
+    sent: dict[str, object] = {}
+    monkeypatch.setattr(state, "st", SimpleNamespace(session_state={component: sent}))
+    monkeypatch.setattr(
+        {"knobs": knobs, "keys": keys}[component], "_component", lambda **given: callbacks.update(given)
+    )
+    if component == "knobs":
+        knobs.knobs({}, moved=told, removed=told)
+    else:
+        keys.keys(turned=told, left=told)
+    for value in values:
+        sent[name] = value
+        callbacks[f"on_{name}_change"]()
+    assert called == []
+    sent[name] = {"moved": {"id": RIVER, "ratio": 2}, "removed": RIVER, "turned": -1}[name]
+    callbacks[f"on_{name}_change"]()
+    assert called == [{"moved": (RIVER, 2.0), "removed": (RIVER,), "turned": (-1,)}[name]]
 
 
 def test_an_impossible_ratio_gets_one_sentence(visit: Visit) -> None:
