@@ -6,7 +6,9 @@ The fits are made anew from the heads whenever the series is read; alpha, loss a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from core.corpus import count_tokens, read_corpus, tokenise
 from core.dynamics import Builder, Dynamics, Missing
 from core.errors import AnalysisError, InputError
 from core.model.files import resolve
-from core.settings import ASSETS, local_path
+from core.settings import ASSETS, local_path, require_utf8
 from core.store import Store, read_result, write_result
+from core.words import quoted
 
 DEMO = ASSETS / "demo" / "checkpoints"
 KEPT = "series.safetensors"
@@ -61,11 +64,46 @@ def kept_folder(sources: Sequence[str], local_paths: bool) -> Path | None:
     return folder if folder is not None and (folder / KEPT).is_file() else None
 
 
-def write_kept(folder: Path, series: KeptSeries, checkpoints: Sequence[KeptCheckpoint]) -> None:
-    """Write a run small into `folder`; the file that makes it a series comes last."""
-    for checkpoint in checkpoints:
-        write_result(folder / f"step-{checkpoint.step:08d}.safetensors", checkpoint)
-    write_result(folder / KEPT, series)
+def check_kept(folder: Path) -> None:
+    """Raises `InputError` if a run cannot be kept in `folder`: to be known before it is measured. Leaves nothing there."""
+    with _written(folder):
+        pass
+
+
+def write_kept(folder: Path, series: KeptSeries, checkpoints: Iterable[KeptCheckpoint]) -> None:
+    """Write a run small into `folder`: nothing appears there before all is written, and the file that makes it a series last.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full; nothing is left then.
+    """
+    with _written(folder) as writing:
+        for checkpoint in checkpoints:
+            write_result(writing / f"step-{checkpoint.step:08d}.safetensors", checkpoint)
+        steps = sorted(writing.iterdir())
+        write_result(writing / KEPT, series)
+        (folder / KEPT).unlink(missing_ok=True)  # it would name steps of another run
+        for path in (*steps, writing / KEPT):
+            path.replace(folder / path.name)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[Path]:
+    """A folder inside `folder` to write into; at the end it goes, and so do folders that were made for it and are empty."""
+    require_utf8(folder)
+    made: list[Path] = []
+    try:
+        made += [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as writing:
+            yield Path(writing)
+    except OSError as error:
+        raise InputError(
+            f"{quoted(str(folder))} cannot be written ({error.strerror or error}): make room there, or choose another folder."
+        ) from error
+    finally:
+        for each in made:
+            with suppress(OSError):  # what was kept
+                each.rmdir()
 
 
 def read_kept(folder: Path, source: str, corpus: str | None = None, *, local_paths: bool = True) -> Dynamics:

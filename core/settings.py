@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import InputError
-from core.words import short
+from core.words import quoted, short, whole_characters
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 """What comes with Headscope; read, never written."""
@@ -48,6 +48,12 @@ def local_path(name: str) -> Path | None:
     except (OSError, RuntimeError, ValueError):
         return None
     return path
+
+
+def require_utf8(folder: Path) -> None:
+    """Raises `InputError` where a path has half characters: what safetensors and tokenizers write has no such name."""
+    if whole_characters(str(folder)) != str(folder):
+        raise InputError(f"The folder {quoted(folder.name)} lies at a path that is not UTF-8: choose another folder.")
 
 
 MOST_POSITIONS = 10**12

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +26,9 @@ import numpy as np
 from core.corpus import Corpus, split_documents, tokenise
 from core.errors import AnalysisError, InputError
 from core.model.fetch import locked
+from core.model.memory import require_free
 from core.model.quiet import quiet_transformers
-from core.settings import Progress, no_progress
+from core.settings import Progress, no_progress, require_utf8
 from core.store import read_result, write_result
 from core.words import short
 
@@ -95,6 +97,13 @@ class TrainSettings:
         halves = [3 * power // 2 for power in powers if power >= 1024]
         return (0, *sorted(step for step in (*powers, *halves) if step < self.steps), self.steps)
 
+    @property
+    def ram_bytes(self) -> int:
+        """About what training takes: weights, gradients and two moments; of a batch, what the backward pass comes back to."""
+        weights = 2 * self.vocab * self.dim + 12 * self.layers * self.dim**2
+        a_token = 3 * self.vocab + 16 * self.layers * self.dim
+        return 4 * (4 * weights + self.batch * self.context * a_token)
+
 
 SIZES = {
     "small": TrainSettings(),
@@ -140,16 +149,21 @@ def train(
         on_checkpoint: called with every step that is kept and its folder, also with those of an earlier, killed part.
 
     Raises:
-        InputError: the folder holds something else. AnalysisError: too little text, a full disk, a loss that is no number.
+        InputError: the folder holds something else. AnalysisError: too little text, disk or memory, a
+            loss that is no number.
     """
     import torch
 
+    require_utf8(run)
+    require_free(
+        settings.ram_bytes, "Training this model", advice=" Try a smaller --batch or --context: they count the most."
+    )
     progress("Reading the corpus", None)
     settings = _claim(run, corpus, settings)
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        with _disk(run), locked(run / "training", progress, "trains the same run"):
+        with _memory(), _disk(run), locked(run / "training", progress, "trains the same run"):
             _train(run, corpus, settings, progress, on_checkpoint or (lambda step, folder: None))
     finally:
         torch.set_num_threads(threads)
@@ -214,6 +228,18 @@ def _disk(run: Path) -> Iterator[None]:
         raise AnalysisError(
             f"The run cannot be kept in {run.name!r} ({getattr(error, 'strerror', None) or error}): free some space or "
             "choose another folder; what was kept so far is complete."
+        ) from error
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # the second is how torch reports it
+        if isinstance(error, RuntimeError) and not re.search("can't allocate memory|not enough memory", str(error)):
+            raise
+        raise AnalysisError(
+            "There is not enough memory to train: choose a smaller --batch, --context or --dim, or close other programs."
         ) from error
 
 

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from core.cli.group import cli
 from core.cli.shared import Telling, analysing, deliver, settings_of, table
 from core.cli.streams import remark
 from core.errors import InputError
 from core.words import quoted
+
+OF_TRAINING = ("size", "steps", "vocab", "dim", "layers", "heads", "batch", "out")
+"""The options that mean nothing without --train."""
 
 
 @cli.command()
@@ -36,18 +40,25 @@ def dynamics(
 ) -> None:
     """Watch the encoding appear over the checkpoints of SOURCES: demo, folders, org/name@step{0,1,512}."""
     from core.dynamics import finding
+    from core.kept import check_kept
     from core.series import dynamics as measure
     from core.series import keep_series, run_folder, summary, train_series
     from core.store import Store
+    from core.train import read_run
 
     if training == bool(sources):
         raise InputError("Give either --train or the checkpoints to read: demo, folders, or org/name@step{0,1,512}.")
-    if not training and out:
-        raise InputError("--out is the folder of a training run: give --train too, or leave it away.")
+    given = next((name for name in OF_TRAINING if _is_given(name)), None)
+    if not training and given:
+        raise InputError(f"--{given} is of a training run: give --train too, or leave it away.")
     store, settings, tell = Store(options["cache"], enabled=not options["no_cache"]), settings_of(options), Telling()
     run = Path(out) if out else Path(sources[0]) if len(sources) == 1 else None
-    if keep and run is None and not training:
-        raise InputError("--keep keeps one training run: give its folder alone.")
+    if keep:
+        if not training:
+            if run is None:
+                raise InputError("--keep keeps one training run: give its folder alone.")
+            read_run(run)
+        check_kept(Path(keep))
     if training:
         from core.corpus import read_corpus
 
@@ -81,6 +92,10 @@ def dynamics(
     text_lines = [table(["step", "R² frequency", "R² −log α", "loss", ""], rows), "", finding(found)]
     text_lines += [f"{each.name}: {each.reason}" for each in found.missing]
     deliver(summary(found), json_path, "\n".join(text_lines))
+
+
+def _is_given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _training(options: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from core.cli import cli
 from core.dynamics import Dynamics
 from core.errors import AnalysisError, Cancelled, InputError
-from core.kept import KEPT
+from core.kept import KEPT, KeptCheckpoint, KeptSeries, write_kept
 from core.model.heads import read_head
 from core.series import dynamics, summary, train_series
 from core.settings import Settings
@@ -186,6 +186,48 @@ def test_a_run_kept_small(trained: tuple[Path, Dynamics], tmp_path: Path) -> Non
     written = json.loads(answer.stdout)
     assert [c["step"] for c in written["checkpoints"]] == list(STEPS)
     assert written["checkpoints"] == json.loads(json.dumps(curves(known)))
+
+
+def refusal(*arguments: str) -> str:
+    """The sentence with which `headscope dynamics` refuses, exit code 2."""
+    answer = CliRunner().invoke(cli, ["dynamics", *arguments])
+    said = answer.stderr.strip()
+    assert answer.exit_code == 2 and said.startswith("headscope: ") and said.endswith(".") and "\n" not in said, said
+    return said
+
+
+def test_places_where_no_run_can_be_kept(trained: tuple[Path, Dynamics], tmp_path: Path) -> None:
+    """Said before anything is measured, and nothing is left of the attempt."""
+    (tmp_path / "file").touch()
+    for name in ("file/x", "new/" + "a" * 300, "tr\udce9"):
+        refused = refusal(str(trained[0]), "--keep", str(tmp_path / name))
+        assert "cannot be written" in refused or "not UTF-8" in refused
+    assert "no training run" in refusal("demo", "--keep", str(tmp_path / "new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_that_fills_while_a_run_is_kept(tmp_path: Path) -> None:
+    """A run that was kept there before stays; a place that was new is not there."""
+
+    def checkpoints(loss: float, full: bool) -> Iterator[KeptCheckpoint]:
+        yield KeptCheckpoint(0, np.zeros((3, 2), np.float16), np.ones(3, np.float32), loss, ())
+        if full:
+            raise OSError(28, "No space left on device")
+
+    series = KeptSeries("text", ("a", "b", "c"), np.ones(3, np.int64), "", (0,))
+    write_kept(tmp_path / "old", series, checkpoints(1.0, False))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert sorted(path.name for path in before) == [KEPT, "step-00000000.safetensors"]
+    for name in ("old", "new/place"):
+        with pytest.raises(InputError, match=r"No space left on device.*choose another folder"):
+            write_kept(tmp_path / name, series, checkpoints(2.0, True))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("option", [("--steps", "5"), ("--size", "small"), ("--batch", "8"), ("--out", "run")])
+def test_options_of_training_without_training(option: tuple[str, str]) -> None:
+    assert f"{option[0]} is of a training run: give --train too" in refusal("demo", *option)
 
 
 def test_the_bundled_run_shows_the_claim() -> None:

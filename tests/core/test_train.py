@@ -429,3 +429,32 @@ def test_a_full_disk(
     assert not list(tmp_path.rglob(".writing-*"))
     train(tmp_path / "run", corpus, SETTINGS)
     assert weights(tmp_path / "run") == weights(run)
+
+
+def test_a_folder_whose_name_is_not_utf8(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'tr\\?' lies at a path that is not UTF-8") as caught:
+        train(tmp_path / "tr\udce9", corpus, SETTINGS)
+    says(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_memory_does_not_hold(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known before anything is made; and where the memory goes meanwhile, that is a sentence too."""
+    most = replace(SETTINGS, vocab=65536, batch=1024, context=2048)
+    with pytest.raises(AnalysisError, match=r"Training this model needs about .* GB .* smaller --batch") as caught:
+        train(tmp_path / "run", corpus, most)
+    says(caught.value)
+    assert not list(tmp_path.iterdir())
+
+    def failing(said: str) -> Progress:
+        def progress(phrase: str, share: float | None) -> None:
+            if phrase.startswith("Training"):
+                raise RuntimeError(said)
+
+        return progress
+
+    with pytest.raises(AnalysisError, match="not enough memory to train: choose a smaller --batch") as caught:
+        train(tmp_path / "run", corpus, SETTINGS, progress=failing("DefaultCPUAllocator: can't allocate memory"))
+    says(caught.value)
+    with pytest.raises(RuntimeError, match="shapes"):
+        train(tmp_path / "run", corpus, SETTINGS, progress=failing("shapes"))
