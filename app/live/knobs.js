@@ -65,6 +65,13 @@ class Knobs {
     this.active = 0;
     this.frames = 0;
     this.held = false;
+    this.unheard = new Set(); // places of sliders whose last move the server has not answered
+    const app = document.querySelector("[data-test-connection-state]");
+    const back = new MutationObserver(() => {
+      if (!this.root.isConnected) back.disconnect();
+      else if (app.dataset.testConnectionState === "CONNECTED") this.unheard.forEach((i) => this.tell(i));
+    });
+    if (app) back.observe(app, { attributeFilter: ["data-test-connection-state"] });
   }
 
   make(kind, name, parent) {
@@ -82,6 +89,7 @@ class Knobs {
     this.ids = ids;
     this.active = Math.min(this.active, data.edits.length - 1);
     if (this.held) return; // the hand is on a slider: what it shows is newer than what came
+    this.unheard.clear();
     data.edits.forEach((edit, i) => {
       const slider = this.sliders[i];
       slider.max = edit.options.length - 1;
@@ -93,6 +101,8 @@ class Knobs {
 
   build() {
     this.rows.replaceChildren();
+    this.held = false;
+    this.unheard.clear();
     this.values = [];
     this.labels = [];
     this.sliders = this.data.edits.map((edit, i) => {
@@ -110,11 +120,10 @@ class Knobs {
       slider.step = 1;
       slider.id = `knob-${edit.id}`;
       label.htmlFor = slider.id;
-      slider.addEventListener("pointerdown", () => (this.held = true));
+      slider.addEventListener("pointerdown", () => this.hold());
       slider.addEventListener("input", () => this.moved(i));
       slider.addEventListener("change", () => this.released(i));
-      for (const end of ["pointerup", "pointercancel", "blur"])
-        slider.addEventListener(end, () => (this.held = false));
+      slider.addEventListener("blur", () => (this.held = false));
       this.values.push(this.make("output", "", line));
       if (this.data.fixed) return slider; // where the list is not the reader's to change
       const remove = this.make("button", "", line);
@@ -143,8 +152,20 @@ class Knobs {
     });
   }
 
+  hold() {
+    this.held = true; // until the hand lets go, wherever: the slider may be gone from under it
+    for (const end of ["pointerup", "pointercancel"])
+      window.addEventListener(end, () => (this.held = false), { once: true, capture: true });
+  }
+
   released(i) {
     this.held = false;
+    this.tell(i);
+  }
+
+  tell(i) {
+    // what is sent while the connection is away is lost: it is sent again when it is back
+    this.unheard.add(i);
     const edit = this.data.edits[i];
     this.send("moved", { id: edit.id, ratio: this.ratios()[i] });
   }

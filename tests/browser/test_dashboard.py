@@ -6,11 +6,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import NewPage
 from tests.browser.pages import (
@@ -25,6 +30,7 @@ from tests.browser.pages import (
     until,
     visit,
 )
+from tests.browser.server import Server
 
 PAGES = ("", "encoding", "steering", "samples", "method")
 AWAY_FROM_PLOTLYS = """async () => {
@@ -146,6 +152,99 @@ def test_a_dragged_slider_redraws_without_the_server(page: Page, first_visit: st
     exact = re.search(r"got (1/)?([\d.]+)×?", sentence(page))
     assert live is not None and exact is not None
     assert abs(float(live[2]) / float(exact[2]) - 1) < 0.05
+
+
+class Line:
+    """A network between browser and server that can be cut: what is on its way is lost, nobody gets through."""
+
+    def __init__(self, server: Server) -> None:
+        self.to = urlsplit(server.url).port
+        self.whole = True
+        self.ends: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://localhost:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def cut(self) -> None:
+        self.whole = False
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self.ends.clear()
+
+    def heal(self) -> None:
+        self.whole = True
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                near, _ = self.listener.accept()
+                if not self.whole:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self.to))
+                self.ends += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := one.recv(65536):
+                other.sendall(piece)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@pytest.fixture
+def line(demo: Server) -> Iterator[Line]:
+    made = Line(demo)
+    yield made
+    made.listener.close()
+    made.cut()
+
+
+def test_a_move_made_while_the_connection_is_away_is_not_lost(browser: Browser, line: Line) -> None:
+    context = browser.new_context(base_url=line.url)  # nobody watches its console, which tells of the cut
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    visit(page, "/steering")
+    charts_drawn(page, 2)
+    slider = page.get_by_role("slider").first
+    told = sentence(page)
+    assert slider.get_attribute("aria-valuetext") == "20×" and "asked 20×" in told
+    x, y, apart = grab(page, slider)
+    page.mouse.move(x - 3 * apart, y, steps=3)
+    line.cut()
+    page.locator("[data-testid=stApp]:not([data-test-connection-state=CONNECTED])").wait_for(state="attached")
+    page.mouse.move(x - 9 * apart, y, steps=5)
+    page.mouse.up()
+    value = slider.get_attribute("aria-valuetext") or ""
+    assert value != "20×" and sentence(page) == told
+    line.heal()
+    expect(page.locator(".hs-sentence").first).to_contain_text(f"asked {value}")
+    settle(page)
+    assert slider.get_attribute("aria-valuetext") == value
+    until(page, "decodeURIComponent(location.search).includes(value)", f":{value.removesuffix('×')}")
+    context.close()
+
+
+def test_a_slider_that_is_drawn_anew_under_the_hand_follows_the_server_again(guest: NewPage) -> None:
+    """The list changes while a slider is held, so that nobody lets go of the slider that was grabbed."""
+    page = guest()
+    visit(page, "/steering")
+    charts_drawn(page, 2)
+    page.get_by_role("slider").first.dispatch_event("pointerdown")  # a finger, which gives no focus to lose
+    page.evaluate(
+        """() => {
+            const { knobs } = document.querySelector(".knobs");
+            knobs.ids = "";
+            knobs.update(knobs.data, knobs.send);
+        }"""
+    )
+    page.get_by_role("button", name="All to 1×").click()
+    expect(page.get_by_role("slider").first).to_have_attribute("aria-valuetext", "1×")
 
 
 def test_every_view_of_steering(page: Page, first_visit: str) -> None:
