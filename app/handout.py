@@ -21,12 +21,18 @@ from app.state import Choice
 from core.encoding import Encoding
 from core.errors import HeadscopeError
 from core.figures import words
+from core.model.weights import write_atomically
 from core.results import plain
 from core.settings import Progress
 from core.store import Store
+from core.words import whole_characters
 
 KEPT = 20
 """Reports on disk; the oldest leave first."""
+GONE = (
+    "<!doctype html><title>Headscope</title><p>This report has made room for newer ones: load Headscope's page again, open "
+    "Share and have it written anew.</p>"
+)
 
 
 def draw(
@@ -109,7 +115,8 @@ def _report(shown: View) -> None:
     shown = replace(shown, page="", figure="", series="")  # these change nothing in the report
     lane, key = jobs.generation(), ("report", shown)
     job = lane.find(key)
-    if job is not None and job.state == "done" and not job.result.is_file():
+    size = _size(job.result) if job is not None and job.state == "done" else 0
+    if size is None:
         lane.forget(key)
         job = None
     if job is None:
@@ -119,8 +126,8 @@ def _report(shown: View) -> None:
     elif job.state == "done":
         path: Path = job.result
         st.download_button(
-            f"Report, {words.size(path.stat().st_size)}",
-            data=path.read_bytes,
+            f"Report, {words.size(size or 0)}",
+            data=lambda: _read(path),
             file_name="headscope-report.html",
             mime="text/html",
             key="share-report-file",
@@ -128,6 +135,20 @@ def _report(shown: View) -> None:
         )
     else:
         _waiting(job)
+
+
+def _size(path: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return None
+
+
+def _read(path: Path) -> bytes:
+    """A report for the browser that asked for it: others may have had theirs written since it was offered."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return GONE.encode()
 
 
 @st.fragment(run_every=0.5)
@@ -164,7 +185,8 @@ def write(shown: View, progress: Progress) -> Path:
     progress("Starting torch", None)
     preload.wait()
     from core.kept import bundled
-    from core.report import Wanted, report_of, write_report
+    from core.report import Wanted, report_of
+    from core.report import page as html_of
 
     found = report_of(
         analysis,
@@ -176,8 +198,11 @@ def write(shown: View, progress: Progress) -> Path:
         progress=progress,
     )
     folder = Store().folder / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = write_report(found, folder / f"{hashlib.sha256(repr(shown).encode()).hexdigest()[:16]}.html")
+    path = folder / f"{hashlib.sha256(repr(shown).encode()).hexdigest()[:16]}.html"
+    try:
+        write_atomically(path, whole_characters(html_of(found)).encode())
+    except OSError as error:
+        raise uploads.not_kept("report", error) from error
     written: list[tuple[float, Path]] = []
     for each in folder.glob("*.html"):
         with contextlib.suppress(OSError):  # another session removes too

@@ -118,6 +118,7 @@ class Job:
         self.went_on = now()
         if self.stop.is_set():
             raise Cancelled("Cancelled.")
+        phrase = rules().said(phrase)
         if step_of(phrase) != step_of(self.phrase) or (share or 0.0) < (self.share or 0.0):
             self.phrase_started = (time.monotonic(), share or 0.0)
         self.phrase, self.share = phrase, share
@@ -133,6 +134,11 @@ class Job:
     def watched_by_others(self, session: str) -> int:
         now = time.monotonic()
         return sum(1 for who, when in list(self.seen.items()) if who != session and now - when < WATCHING)
+
+    @property
+    def left(self) -> bool:
+        """Whether those who asked for it have gone: it has waited for a while, and no page draws it any more."""
+        return bool(self.owners) and now() - max([self.went_on, *self.seen.values()]) > WATCHING
 
 
 class Lane:
@@ -162,7 +168,7 @@ class Lane:
             owner: the session that asks; "" for work of the server itself, which counts for nobody.
 
         Raises:
-            InputError: the line is full.
+            InputError: the line is full of what others wait for.
         """
         with self._change:
             job = self._jobs.get(key)
@@ -191,10 +197,17 @@ class Lane:
             for job in sorted(own, key=lambda job: job.turn)[: max(0, len(own) - self.each + 1)]:
                 job.owners.discard(owner)
                 if not job.owners:
-                    self._stop(job)
-                    del self._jobs[job.key]  # nobody's any more: whoever asks for it again starts anew
+                    self._drop(job)
         if len(self._queue) >= MOST_WAITING:
-            raise InputError(f"{MOST_WAITING} requests are waiting already: try again in a few minutes.")
+            left = [job for job in reversed(self._queue) if job.left]
+            if not left:
+                raise InputError(f"{MOST_WAITING} requests are waiting already: try again in a few minutes.")
+            self._drop(max(left, key=lambda job: job.turn))
+
+    def _drop(self, job: Job) -> None:
+        """Stop what is nobody's any more; whoever asks for it again starts anew."""
+        self._stop(job)
+        del self._jobs[job.key]
 
     def find(self, key: Hashable) -> Job | None:
         with self._change:
@@ -269,7 +282,7 @@ def _run(job: Job) -> None:
     except Cancelled:
         job.state = "cancelled"
     except HeadscopeError as error:
-        job.error, job.state = str(error), "failed"
+        job.error, job.state = rules().said(str(error)), "failed"
     except MemoryError:
         job.error, job.state = "There was not enough memory: choose fewer positions or a smaller model.", "failed"
     except BaseException as error:

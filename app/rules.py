@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,9 @@ from app import uploads
 from app.environment import ADDRESS_VARIABLE, AUDIENCE_VARIABLE, CORPUS_VARIABLE, MODEL_VARIABLE
 from core.errors import InputError
 from core.results import MOST_NEW_TOKENS, MOST_SAMPLES, Sampling
+from core.settings import local_path
+from core.store import default_folder
+from core.words import short
 
 Audience = Literal["own", "public", "classroom"]
 
@@ -27,6 +31,7 @@ SHARED_NEW_TOKENS = 64
 SHARED_PROMPT = 500
 SHARED_POSITIONS = 16384
 SHARED_SELF_TOKENS = 20_000
+ADVICE_TO_THE_HOST = re.compile(r": [^:]*(--cache|HEADSCOPE_CACHE|HF_[A-Z]+)[^:]*$")
 JOBS_EACH = 2
 """Jobs that one visitor of a shared server may have in line; asking for another drops the oldest."""
 
@@ -141,6 +146,14 @@ class Rules:
             if value > most:
                 raise InputError(f"{value:,} {what} are asked for; this server is shared, so at most {most:,}.")
 
+    def said(self, sentence: str) -> str:
+        """A sentence as it is shown: to others without places on this disk and without advice that only the host can take."""
+        if not self.shared:
+            return sentence
+        for place, name in _places(self.model, self.corpus, str(default_folder())):
+            sentence = sentence.replace(place, name)
+        return ADVICE_TO_THE_HOST.sub(": tell whoever runs this server.", sentence)
+
     def check_own(self, what: str) -> None:
         """Refuse what only the user of this computer may start."""
         if self.shared:
@@ -160,9 +173,35 @@ def rules() -> Rules:
     )
 
 
+@cache  # a folder that is removed while it is served keeps its name
 def told(name: str) -> str:
     """A model or text as others may read it: a place on this computer's disk by its last name."""
-    return Path(name).name if name.startswith(("/", "~", ".")) or "\\" in name else name
+    if name.startswith(("/", "~", ".")) or "\\" in name or _is_here(name) or _is_here(name.rpartition(":")[0]):
+        return _absolute(name).name
+    return name
+
+
+def _is_here(name: str) -> bool:
+    place = local_path(name) if name else None
+    return place is not None and place.exists()
+
+
+def _absolute(name: str) -> Path:
+    return (local_path(name) or Path(name)).absolute()
+
+
+@cache
+def _places(*names: str | None) -> tuple[tuple[str, str], ...]:
+    """What sentences may call the places of these names, the longest first, and what each is told as."""
+    found: dict[str, str] = {}
+    for name in names:
+        for each in {name, name.rpartition(":")[0]} if name else ():  # the file of a column
+            for place in map(str, (each, Path(each), _absolute(each), _absolute(each).resolve())):
+                found = {
+                    place: told(each),
+                    short(place): told(each),
+                } | found  # shortened, two may read the same: the model
+    return tuple(sorted(((p, n) for p, n in found.items() if n and os.sep in p), key=lambda pair: -len(pair[0])))
 
 
 def _small_sample(corpus: str) -> bool:

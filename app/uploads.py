@@ -35,9 +35,8 @@ def keep(name: str, content: bytes) -> str:
         InputError: there is no room for it, or the cache cannot be written.
     """
     folder = Store().folder / "uploads"
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip(".-")[-80:] or "text.txt"
     place = folder / hashlib.sha256(content).hexdigest()[:16]
-    path = place / safe
+    path = place / _safe(Path(name).name)
     try:
         if not path.is_file() or path.stat().st_size != len(content):
             write_atomically(path, content)
@@ -45,12 +44,24 @@ def keep(name: str, content: bytes) -> str:
     except OSError as error:
         with contextlib.suppress(OSError):
             place.rmdir()  # only if nothing is in it
-        raise InputError(
-            f"The text cannot be kept in Headscope's cache ({error.strerror or error}): make room there, or start with "
-            "--cache FOLDER."
-        ) from error
+        raise not_kept("text", error) from error
     _make_room(folder)
     return str(path)
+
+
+def _safe(name: str) -> str:
+    """A file's name as `NAMED` allows it; its ending stays whatever stands before it, for it tells how the text is read."""
+    stem, dot, kind = name.rpartition(".")
+    stem, kind = (re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in ((stem, kind) if dot else (kind, "")))
+    return f"{stem.strip('.-')[-70:].lstrip('.-') or 'text'}.{kind[:9] or 'txt'}"
+
+
+def not_kept(what: str, error: OSError) -> InputError:
+    """What is said when the disk is full or read-only."""
+    return InputError(
+        f"The {what} cannot be kept in Headscope's cache ({error.strerror or 'the disk fails'}): make room there, or start "
+        "with --cache FOLDER."
+    )
 
 
 def _make_room(folder: Path) -> None:

@@ -18,6 +18,7 @@ from app import cache, jobs, preload, state
 from app.jobs import Job, Lane
 from app.live.pictures import pictures
 from app.live.plot import plot
+from app.rules import rules
 from app.state import Choice
 from core.errors import HeadscopeError
 from core.figures import Chart, pairs, words
@@ -115,7 +116,7 @@ def warning(text: str) -> None:
 
 def problem(error: Exception | str) -> None:
     """Something the visitor can mend, in one sentence; the rest of the page goes on."""
-    st.error(plain(str(error)))
+    st.error(plain(rules().said(str(error))))
 
 
 def facts(items: Iterable[tuple[str, str]]) -> None:
@@ -254,6 +255,7 @@ def _need(ask: Callable[[Choice], T | Job], choice: Choice) -> T:
 @st.fragment(run_every=0.5)
 def waiting(job: Job) -> None:
     """One quiet line in place of what a job will bring; the page is drawn again when it is done."""
+    job.seen[state.session()] = jobs.now()
     if job.state == "done":
         st.rerun()
     if job.active:
@@ -276,8 +278,7 @@ def progress(job: Job, lane: Lane, show: Callable[[Any], None] | None = None) ->
 
 
 def _progress(job: Job, lane: Lane, show: Callable[[Any], None] | None, pace: float) -> None:
-    me = state.session()
-    job.seen[me] = jobs.now()
+    job.seen[state.session()] = jobs.now()
     if job.state == "done":
         st.rerun()
     if job.state in ("failed", "cancelled"):
@@ -299,15 +300,22 @@ def _progress(job: Job, lane: Lane, show: Callable[[Any], None] | None, pace: fl
             parts.append(f"{words.duration(left)} left")
         st.progress(min(1.0, max(0.0, job.share or 0.0)), text=" · ".join(parts))
     note(f"{html.escape(job.title)}. It goes on if this page is closed; the result is kept.")
-    if st.button("Cancel", key="job-cancel", disabled=job.stop.is_set()):
-        others = job.watched_by_others(me)
-        if others:
-            st.toast(f"{words.plural(others, 'other visitor')} wait for this too, so it goes on.")
-        else:
-            lane.cancel(job)
-            st.rerun(scope="fragment")
+    if cancelled(job, lane):
+        st.rerun(scope="fragment")
     if show is not None and job.partial is not None:
         show(job.partial)
+
+
+def cancelled(job: Job, lane: Lane) -> bool:
+    """A button that ends a job for which nobody else waits; whether it has just done so."""
+    if not st.button("Cancel", key="job-cancel", disabled=job.stop.is_set()):
+        return False
+    others = job.watched_by_others(state.session())
+    if others:
+        st.toast(f"{words.plural(others, 'other visitor')} wait for this too, so it goes on.")
+        return False
+    lane.cancel(job)
+    return True
 
 
 def _ended(job: Job, lane: Lane) -> None:

@@ -197,13 +197,12 @@ def _working(job: Job, drawn: Row | None) -> None:
     more = f" · {words.duration(left)} left" if left else ""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(min(1.0, max(0.0, job.share or 0.0)), text=widgets.plain(f"{job.title}: {line}{more}"))
-        if st.button("Cancel", key="job-cancel", disabled=job.stop.is_set()):
-            jobs.analyses().cancel(job)
+        widgets.cancelled(job, jobs.analyses())
 
 
 def _refused(choice: Choice, why: str, job: Job | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        widgets.warning(f"<b>{html.escape(_name(choice))}</b>: {html.escape(why)}")
+        widgets.warning(f"<b>{html.escape(_name(choice))}</b>: {html.escape(rules().said(why))}")
         if job is not None and st.button("Try again", key=f"compare-again-{_name(choice)}"):
             jobs.analyses().forget(job.key)
             st.rerun()

@@ -48,19 +48,23 @@ def page() -> None:
 
 def _choose() -> None:
     """Which checkpoints, or a training run of one's own."""
+    own = not rules().shared
     with st.container(horizontal=True, vertical_alignment="bottom"):
         current = str(state.chosen("series") or state.FIRST_SERIES)
         st.selectbox(
             "Checkpoints",
-            list(dict.fromkeys([state.FIRST_SERIES, *runs.kept(), current])),
+            list(dict.fromkeys([state.FIRST_SERIES, *(runs.kept() if own else []), current])),
             format_func=runs.title,
-            accept_new_options=True,
+            accept_new_options=own,
             key="series",
             help="`demo` comes with Headscope. A folder of checkpoints, named step-N, or revisions on the Hub as "
-            "`org/name@step{0,1,512}`: of those only the output heads are read. Type it and press Enter.",
+            "`org/name@step{0,1,512}`: of those only the output heads are read. Type it and press Enter."
+            if own
+            else None,
         )
-        with st.popover("Train one now"):
-            _train_form()
+        if own:
+            with st.popover("Train one now"):
+                _train_form()
 
 
 def _train_form() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 from app import cache, jobs, share, state
 from app.share import View
 from app.state import Choice
+from app.views import compare
 from core.compare import FRACTIONS, compare_row, finding
 from core.errors import AnalysisError
 from core.figures import words
@@ -187,6 +189,22 @@ def test_a_class_compares_what_it_has(visit: Visit, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HEADSCOPE_AUDIENCE", "classroom")
     test = fine(visit("compare", Measured()))
     assert len(test.dataframe[-1].value) == 1
+
+
+def test_a_row_for_which_others_wait_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, job = jobs.Lane("test"), jobs.Job("a", "A", lambda progress: None, state="running")
+    job.seen["other"] = jobs.now()
+    told: list[str] = []
+    monkeypatch.setattr(jobs, "analyses", lambda: lane)
+    monkeypatch.setattr(state, "session", lambda: "me")
+    monkeypatch.setattr(st, "button", lambda *_, **__: True)
+    monkeypatch.setattr(st, "toast", told.append)
+    working = inspect.unwrap(compare._working)
+    working(job, None)
+    assert not job.stop.is_set() and told == ["1 other visitor wait for this too, so it goes on."]
+    job.seen.pop("other")
+    working(job, None)
+    assert job.stop.is_set() and len(told) == 1
 
 
 def test_what_is_offered_to_copy_is_what_the_page_shows(visit: Visit) -> None:

@@ -206,6 +206,27 @@ def test_the_line_is_bounded(gate: Gate) -> None:
         lane.submit("more", "M", lambda progress: None)
 
 
+def test_what_nobody_waits_for_any_more_makes_room_in_a_full_line(gate: Gate) -> None:
+    lane = Lane("test")
+    lane.submit("gate", "G", gate)
+    assert gate.began.wait(5)
+    ours = lane.submit("ours", "O", lambda progress: None)
+    seen, *gone = [lane.submit(n, "N", lambda progress: None, owner=str(n)) for n in range(MOST_WAITING - 1)]
+    for job in (ours, seen, *gone):
+        job.went_on -= jobs.WATCHING + 1
+    seen.seen["0"] = now() + 60
+    for job in gone:
+        job.seen["gone"] = now() - jobs.WATCHING - 1
+    first = lane.submit("new", "M", lambda progress: None, owner="new")
+    assert [job.state for job in gone].index("cancelled") == len(gone) - 1, "the latest turn first"
+    first.seen["new"] = now() + 60
+    for number in range(len(gone) - 1):
+        lane.submit(number + 1000, "M", lambda progress: None, owner=f"new {number}").seen["new"] = now() + 60
+    assert {job.state for job in gone} == {"cancelled"} and {ours.state, seen.state, first.state} == {"waiting"}
+    with pytest.raises(InputError, match="are waiting already"):
+        lane.submit("more", "M", lambda progress: None, owner="more")
+
+
 def test_the_wait_is_guessed_from_what_others_took(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
     lane = Lane("test")
     job = lane.submit("gate", "G", gate)

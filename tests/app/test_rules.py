@@ -17,12 +17,16 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import core.model.load  # noqa: F401  two tests open a model: imported here, before any test has threads
-from app import cache, environment, state, uploads
+from app import cache, environment, runs, state, uploads, widgets
+from app.jobs import Lane
 from app.rules import Rules
 from app.state import Choice
 from app.views.join import qr_code
-from core.errors import HeadscopeError, InputError
+from core.errors import AnalysisError, HeadscopeError, InputError
+from core.model.fetch import writing_to
 from core.results import Sampling
+from core.settings import Progress
+from core.store import Store
 from tests.app.arrays import EDITS
 from tests.app.conftest import read, settled, text_of
 
@@ -232,3 +236,86 @@ def test_a_class_is_not_told_where_its_text_lies(tmp_path: Path, monkeypatch: py
     with pytest.raises(HeadscopeError, match=r"'lesson\.txt' is one document") as caught:
         cache.open_analysis(Choice("demo", "lesson.txt", 1024)).encoding()
     assert "secret" not in str(caught.value)
+
+
+def test_a_relative_place_is_not_told_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret place" / "own model").mkdir(parents=True)
+    (tmp_path / "secret place" / "table.csv").write_text("text\none\n")
+    own = Rules("classroom", "secret place/own model", "secret place/table.csv:text")
+    assert own.fixed == ("own model", "table.csv:text")
+    (tmp_path / "secret place" / "own model").rmdir()
+    assert own.named_model == "own model", "not even when it is gone"
+    assert Rules("public", "no-folder/of-ours", "hub:no-folder/of-ours").corpora[-1] == "hub:no-folder/of-ours"
+    assert Rules("public", "no-folder/of-ours").named_model == "no-folder/of-ours"
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_sentences_to_others_hold_no_place(relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "secret" / ("long " * 30) / f"texts-{relative}"
+    (home / "mine").mkdir(parents=True)
+    (home / "novel.txt").write_text("one two three")
+    model, corpus = (str(p.relative_to(tmp_path) if relative else p) for p in (home / "mine", home / "novel.txt"))
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path / "secret" / "cache"))
+    serve(monkeypatch, Rules("public", model, corpus))
+    analysis = cache.open_analysis(Choice("mine", "novel.txt", 1024))
+    (home / "mine").rmdir()
+
+    def keep(progress: Progress) -> None:
+        progress(f"Loading {model}", None)
+        with writing_to(Store().folder / "models" / "smollm2.gguf"):
+            raise OSError(30, "Read-only file system", corpus)
+
+    lane = Lane("test")
+    gone, full = lane.submit("gone", "A", analysis.loaded), lane.submit("full", "B", keep)
+    assert gone.finished.wait(30) and full.finished.wait(30)
+    assert gone.state == full.state == "failed"
+    assert gone.error.startswith("There is no folder 'mine'") and full.phrase == "Loading mine"
+    assert (
+        full.error == "The model cannot be kept in cache/models (Read-only file system): tell whoever runs this server."
+    )
+    said: list[str] = []
+    monkeypatch.setattr(widgets.st, "error", said.append)
+    widgets.problem(AnalysisError(f"{home.resolve() / 'mine' / 'config.json'} and {corpus} are damaged."))
+    widgets.problem(uploads.not_kept("text", OSError(28, "No space left on device")))
+    assert [re.sub(r"\\(.)", r"\1", each) for each in said] == [
+        "mine/config.json and novel.txt are damaged.",
+        "The text cannot be kept in Headscope's cache (No space left on device): tell whoever runs this server.",
+    ]
+    serve(monkeypatch, Rules())
+    own = lane.submit("own", "C", keep)
+    assert own.finished.wait(30) and "--cache" in own.error and str(tmp_path) in own.error
+
+
+def test_strangers_are_not_offered_the_hosts_own_runs(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(runs, "kept", lambda: [f"train:small:0:{tmp_path}/salary-talks.txt"])
+    own = visit("dynamics", model="smollm2")
+    assert "Own run: small, salary-talks.txt, seed 0" in own.selectbox(key="series").options
+    serve(monkeypatch, Rules("public"))
+    test = visit("dynamics", model="smollm2")
+    assert not test.exception and list(test.selectbox(key="series").options) == ["demo: the bundled run"]
+    assert not test.selectbox(key="series").proto.accept_new_options and not [
+        b for b in test.button if b.key == "train-start"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("日本語.txt", "text.txt"),
+        ("....txt", "text.txt"),
+        ("aaaaa." + "b" * 75 + ".txt", "b" * 70 + ".txt"),
+        ("my notes é.parquet", "my-notes.parquet"),
+        ("../.hidden", "text.hidden"),
+        ("notes", "notes.txt"),
+    ],
+)
+def test_a_file_of_any_name_keeps_its_ending(
+    given: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    path = Path(uploads.keep(given, b"one two"))
+    assert path.name == kept and uploads.find(uploads.public_name(str(path))) == path

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from app import edits, handout, runs, share
+from app import cache, edits, handout, runs, share
 from app.share import View
 from app.state import Choice, _exactly
 from core import summary
@@ -392,6 +392,27 @@ def test_a_report_is_written_as_a_job(visit: Visit, monkeypatch: pytest.MonkeyPa
     assert written == [View("", Choice("smollm2", "sampler", 16384), (Edit(RIVER, 4.0),), (" river",))]
     test.button_group(key="view").set_value(["Map"]).run()
     assert "share-report" not in [button.key for button in settled(test).button]  # the same report: it is there
+
+
+def test_a_report_that_cannot_be_kept_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("a file where the folder would be")
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "open_analysis", lambda choice: ArrayAnalysis())
+    monkeypatch.setattr("core.report.report_of", lambda *_, **__: None)
+    monkeypatch.setattr("core.report.page", lambda found: "<p>\ud800</p>")
+    with pytest.raises(InputError, match=r"^The report cannot be kept in Headscope's cache \([A-Z]") as caught:
+        handout.write(View("", DEMO), lambda phrase, share: None)
+    assert str(tmp_path) not in str(caught.value)
+    (tmp_path / "reports").unlink()
+    assert handout.write(View("", DEMO), lambda phrase, share: None).read_text("utf-8") == "<p>\ufffd</p>"
+
+
+def test_a_report_that_made_room_says_so(tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    report.write_text("a report")
+    assert handout._read(report) == b"a report" and handout._size(report) == 8
+    report.unlink()
+    assert b"has made room for newer ones" in handout._read(report) and handout._size(report) is None
 
 
 def test_hostile_texts_stay_text(visit: Visit) -> None:
