@@ -247,7 +247,7 @@ def test_a_gguf_file_too_large_to_unpack(
     if what == "memory":
         monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10))
     else:
-        monkeypatch.setattr(convert, "disk_usage", lambda _: SimpleNamespace(free=10))
+        monkeypatch.setattr(convert.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(AnalysisError, match=needs):
         convert.convert_gguf(gguf, tmp_path)
     assert not left_over(tmp_path)
