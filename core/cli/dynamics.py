@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from core.cli.group import cli
-from core.cli.shared import Telling, analysing, deliver, settings_of, table
+from core.cli.shared import Telling, analysing, deliver, is_given, settings_of, table
 from core.cli.streams import remark
 from core.errors import InputError
 from core.words import quoted
@@ -48,7 +47,7 @@ def dynamics(
 
     if training == bool(sources):
         raise InputError("Give either --train or the checkpoints to read: demo, folders, or org/name@step{0,1,512}.")
-    given = next((name for name in OF_TRAINING if _is_given(name)), None)
+    given = next((name for name in OF_TRAINING if is_given(name)), None)
     if not training and given:
         raise InputError(f"--{given} is of a training run: give --train too, or leave it away.")
     store, settings, tell = Store(options["cache"], enabled=not options["no_cache"]), settings_of(options), Telling()
@@ -92,10 +91,6 @@ def dynamics(
     text_lines = [table(["step", "R² frequency", "R² −log α", "loss", ""], rows), "", finding(found)]
     text_lines += [f"{each.name}: {each.reason}" for each in found.missing]
     deliver(summary(found), json_path, "\n".join(text_lines))
-
-
-def _is_given(name: str) -> bool:
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _training(options: dict[str, Any]) -> Any:

@@ -99,12 +99,16 @@ def check_edits(tokens: tuple[str, ...]) -> None:
     Raises:
         InputError: such an option is given, but no token.
     """
-    context = click.get_current_context()
     for name, option in (("ratios", "--ratio"), ("direction", "--direction"), ("calibrate", "--[no-]calibrate")):
-        if not tokens and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if not tokens and is_given(name):
             raise InputError(
                 f"{option} says how a token is steered, but no token is named: give --token too, or leave it away."
             )
+
+
+def is_given(name: str) -> bool:
+    """Whether the running command's option stands on the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 PRUNING = (

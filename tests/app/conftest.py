@@ -15,8 +15,18 @@ from streamlit.testing.v1.element_tree import Element
 from app import cache, jobs, preload
 from app.state import Choice
 from tests.app.arrays import ArrayAnalysis, facts
+from tests.browser.server import Server, running_app
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that is open to others. At the end its log is searched for tracebacks."""
+    folder = tmp_path_factory.mktemp("shared")
+    with running_app(folder / "cache", folder / "log", "--public", "--model", "demo", "--host", "localhost") as app:
+        yield app
+    assert app.tracebacks() == ""
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from streamlit.web.server.starlette import starlette_server
 
 from app import guard
 from app.guard import Guard
-from tests.browser.server import ROOT, Server, free_port, running_app
+from tests.browser.server import ROOT, Server, free_port
 from tests.load.visitor import Visitor
 
 LONG = 2.0
@@ -148,14 +147,6 @@ def test_the_log_says_once_in_a_while_what_a_stranger_makes_it_say(caplog: pytes
 
 
 # --- the running server -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("guard")
-    with running_app(folder / "cache", folder / "log", "--public", "--model", "demo", "--host", "localhost") as app:
-        yield app
-    assert app.tracebacks() == ""
 
 
 def answers_in(server: Server) -> float:

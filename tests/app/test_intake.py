@@ -8,7 +8,6 @@ import io
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,18 +21,10 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
 from app import intake
 from app.intake import Intake
-from tests.browser.server import Server, running_app
+from tests.browser.server import Server
 from tests.load.visitor import Visitor
 
 SIZE = 4 * 2**20
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("intake")
-    with running_app(folder / "cache", folder / "log", "--public", "--model", "demo", "--host", "localhost") as app:
-        yield app
-    assert app.tracebacks() == ""
 
 
 class Hand:
