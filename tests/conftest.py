@@ -10,10 +10,11 @@ import os
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jaxtyping
 import pytest
+from filelock import FileLock
 
 import tests.typecheck
 from tests.browser import chromium
@@ -39,7 +40,34 @@ def pytest_configure(config: pytest.Config) -> None:
         "HF_HOME": str(Path(_scratch.name, "huggingface")),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait leave the core to the other process
     }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes share the files of a whole run, most of which starts other processes and waits for them; a part of the
+    tests, or a machine of one core, has one process."""
+    whole = config.args == config.getini("testpaths") and not config.option.keyword
+    if whole and len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) > 1:
+        return 2
+    config.option.dist = "no"
+    return 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """What a process of the run counted."""
+    from tests import ledger
+
+    ledger.tally.update(getattr(node, "workeroutput", {}).get("ledger", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    from tests import ledger
+
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["ledger"] = dict(ledger.tally)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -106,6 +134,8 @@ def smollm2(smollm2_files: ModelFiles) -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def chromium_path() -> str:
-    """A Chrome or Chromium to drive: found, or installed where that can be done."""
-    return chromium.find_chromium() or pytest.fail(chromium.MISSING, pytrace=False)
+def chromium_path(cache_folder: Path) -> str:
+    """A Chrome or Chromium to drive: found, or installed where that can be done, by one process of the run."""
+    with FileLock(cache_folder / ".chromium.lock"):
+        found = chromium.find_chromium()
+    return found or pytest.fail(chromium.MISSING, pytrace=False)
