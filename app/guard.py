@@ -21,6 +21,10 @@ WIDGETS = 1000
 """In one message, of the tens that a page has."""
 HASHES = 10_000
 """Messages that a browser says it still has, of the some hundreds that it keeps."""
+PACE = 50.0
+"""Messages a second that one connection is heard with for long; the rest waits where it came from. A page sends some tens."""
+AT_ONCE = 500.0
+"""Messages that may come faster than that, once."""
 SILENT = 20.0
 """Seconds after which a connection that asked for nothing is closed."""
 OPEN = 65_536
@@ -50,11 +54,27 @@ class Seldom(logging.Filter):
         return True
 
 
+class Pace:
+    """Lets steps through at `PACE` a second; those not taken are saved up, to `AT_ONCE`."""
+
+    def __init__(self) -> None:
+        self.left = AT_ONCE
+        self.at = time.monotonic()
+
+    async def step(self) -> None:
+        now = time.monotonic()
+        self.left = min(AT_ONCE, self.left + PACE * (now - self.at)) - 1
+        self.at = now
+        if self.left < 0:
+            await asyncio.sleep(-self.left / PACE)
+
+
 class Guard:
     """ASGI middleware around Streamlit's socket: only what a browser sends gets through.
 
     Of the kinds of messages Streamlit knows some are for who develops an app: one tells the names of the host's files,
     another empties everybody's cache. On a `shared` server they are dropped; a frame that is no message ends the socket.
+    A connection that sends without end is heard at its `Pace`, so that others have their turn.
     """
 
     def __init__(self, app: ASGIApp, *, shared: bool) -> None:
@@ -67,6 +87,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         ended = False
+        pace = Pace()
 
         async def sifted() -> Message:
             nonlocal ended
@@ -74,6 +95,7 @@ class Guard:
                 message = await receive()
                 if message["type"] != "websocket.receive":
                     return message
+                await pace.step()
                 kind = kind_of(message.get("bytes"))
                 if kind and (kind in BROWSERS or not self.shared):
                     return message
@@ -81,7 +103,6 @@ class Guard:
                 if kind is None:
                     ended = True
                     return {"type": "websocket.disconnect", "code": 1008}
-                await asyncio.sleep(0)  # others' turn
 
         await self.app(scope, sifted, send)
         if ended:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from app import memory
 from app.rules import rules
-from core.errors import Cancelled, HeadscopeError, InputError
+from core.errors import Cancelled, HeadscopeError, InputError, is_out_of_memory
 from core.settings import Progress, step_of
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -283,11 +283,14 @@ def _run(job: Job) -> None:
         job.state = "cancelled"
     except HeadscopeError as error:
         job.error, job.state = rules().said(str(error)), "failed"
-    except MemoryError:
-        job.error, job.state = "There was not enough memory: choose fewer positions or a smaller model.", "failed"
     except BaseException as error:
-        log.error("A job failed: %s", job.title, exc_info=error)
-        job.error = f"{job.title} failed because of a mistake in Headscope ({type(error).__name__}); see the terminal."
+        if is_out_of_memory(error):
+            job.error = "There was not enough memory: choose fewer positions or a smaller model."
+        else:
+            log.error("A job failed: %s", job.title, exc_info=error)
+            job.error = (
+                f"{job.title} failed because of a mistake in Headscope ({type(error).__name__}); see the terminal."
+            )
         job.state = "failed"
     finally:
         job.work = _spent

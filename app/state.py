@@ -47,6 +47,8 @@ HISTORY = 50
 MOST_ROWS = 8
 """Rows that are compared at a time."""
 NAME_LENGTH = 60
+NAMED = 5
+"""Unknown tokens that a sentence names; of more only the number."""
 LESSON_STEPS = 8
 
 
@@ -449,11 +451,19 @@ def drop_unknown(known: Container[int]) -> None:
     """Tokens that the model does not have, as a URL may name them, leave the list."""
     kept = tuple(edit for edit in edits() if edit.token_id in known)
     if len(kept) < len(edits()):
-        unknown = next(edit.token_id for edit in edits() if edit.token_id not in known)
+        unknown = [edit.token_id for edit in edits() if edit.token_id not in known]
+        one = len(unknown) == 1
         st.session_state["edit"] = kept or None
         st.session_state["edit_refused"] = (
-            f"Token {unknown} cannot be steered, for this model never gives it here: it was left away."
+            f"Token{'' if one else 's'} {_some(unknown)} cannot be steered, for this model never gives "
+            f"{'it' if one else 'them'} here: {'it was' if one else 'they were'} left away."
         )
+
+
+def _some(numbers: list[int]) -> str:
+    """The first of some numbers, and how many more there are."""
+    shown, more = numbers[:NAMED], len(numbers) - NAMED
+    return f"{', '.join(map(str, shown))}{f' and {more} more' if more > 0 else ''}"
 
 
 def offer(first: Callable[[], Edit | None]) -> None:
@@ -510,9 +520,9 @@ def step_moved() -> None:
 
 
 def step_of_run(steps: list[int]) -> int:
-    """The step that is shown: one on while playing, and at the last one playing ends."""
-    now = st.session_state.get("step")
-    now = now if now in steps else steps[-1]
+    """The step that is shown, the nearest there is: one on while playing, and at the last one playing ends."""
+    wanted = st.session_state.get("step")
+    now = steps[-1] if wanted is None else min(steps, key=lambda step: abs(step - wanted))
     if playing():
         now = steps[(steps.index(now) + 1) % len(steps)]
         st.session_state["playing"] = now != steps[-1]

@@ -195,6 +195,8 @@ def _read_path(name: str, shown: str) -> Corpus:
             raise InputError(
                 f"The corpus {quoted(shown)} is no text that can be read here: give one of {', '.join(SUFFIXES)}."
             )
+    elif path.exists():
+        raise InputError(f"The corpus {quoted(shown)} is neither a file nor a folder: give one of them.")
     else:
         raise InputError(
             f"There is no corpus {quoted(shown)}: give sampler, python-docs, self:N, or a file or folder that exists "

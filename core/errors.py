@@ -6,6 +6,7 @@ The command line turns them into an exit code and the dashboard into a box; neit
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 
@@ -27,6 +28,14 @@ class AnalysisError(HeadscopeError):
 
 class Cancelled(HeadscopeError):
     """The user stopped the work; what was finished so far is kept and the next run goes on from there."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or of its GPU was not enough; torch says so by a `RuntimeError`."""
+    told = isinstance(error, RuntimeError) and re.search(
+        "can't allocate memory|not enough memory|out of memory", str(error)
+    )
+    return isinstance(error, MemoryError) or bool(told)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,8 @@ def texts_in(file: Path, column: str | None, limit: int) -> Iterator[str]:
         InputError: the file cannot be read, or not as what its name says.
     """
     try:
+        if not file.stat().st_size:
+            return  # nor opened: what the system's own files of no size give may never end
         match file.suffix.lower():
             case ".jsonl":
                 found = _jsonl(file, column)

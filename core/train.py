@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.corpus import Corpus, split_documents, tokenise
-from core.errors import AnalysisError, InputError
+from core.errors import AnalysisError, InputError, is_out_of_memory
 from core.model.fetch import locked
 from core.model.memory import require_free
 from core.model.quiet import quiet_transformers
@@ -235,8 +234,8 @@ def _disk(run: Path) -> Iterator[None]:
 def _memory() -> Iterator[None]:
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # the second is how torch reports it
-        if isinstance(error, RuntimeError) and not re.search("can't allocate memory|not enough memory", str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise AnalysisError(
             "There is not enough memory to train: choose a smaller --batch, --context or --dim, or close other programs."

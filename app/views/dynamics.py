@@ -178,6 +178,8 @@ def _steps(found: Dynamics) -> None:
         if st.button("Pause" if state.playing() else "Play", key="play"):
             state.toggle_play()
     checkpoint = next(c for c in found.curve if c.step == current)
+    if (asked := state.chosen("step")) not in (None, current):
+        widgets.warning(f"Step {asked:,} is none of the checkpoints of this series: the nearest is shown, {current:,}.")
     widgets.note(_line(found, checkpoint))
     left, right = st.columns(2)
     with left:

@@ -50,6 +50,8 @@ def dynamics(
     given = next((name for name in OF_TRAINING if is_given(name)), None)
     if not training and given:
         raise InputError(f"--{given} is of a training run: give --train too, or leave it away.")
+    if training and options["whole"]:
+        raise InputError("--whole is of models on the Hub, and --train has all of its own: leave one of them away.")
     store, settings, tell = Store(options["cache"], enabled=not options["no_cache"]), settings_of(options), Telling()
     run = Path(out) if out else Path(sources[0]) if len(sources) == 1 else None
     if keep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -110,7 +111,8 @@ def _quality(before: TextQuality, after: TextQuality) -> list[str]:
     rows = []
     for side, each in (("before", before), ("after", after)):
         distinct = map(short, (each.distinct_1, each.distinct_2, each.distinct_3))
-        rows.append([side, f"{each.texts:,}", f"{each.tokens:,}", *distinct, f"{100 * each.repetition:.1f} %"])
+        repeated = "–" if isnan(each.repetition) else f"{100 * each.repetition:.1f} %"
+        rows.append([side, f"{each.texts:,}", f"{each.tokens:,}", *distinct, repeated])
     return [table(["", "texts", "tokens", "distinct-1", "distinct-2", "distinct-3", "repetition"], rows)]
 
 

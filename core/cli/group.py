@@ -14,7 +14,7 @@ import click
 
 from core import __version__
 from core.cli.streams import Remarks, arriving, prepare, remark
-from core.errors import Cancelled, HeadscopeError
+from core.errors import Cancelled, HeadscopeError, is_out_of_memory
 
 
 class _Command(click.Command):
@@ -53,10 +53,10 @@ class _Group(_Command, click.Group):
             sys.exit(error.exit_code)
         except BrokenPipeError:
             os._exit(0)
-        except MemoryError:
-            remark("headscope: There is not enough memory: use fewer --positions or a smaller model.")
-            sys.exit(1)
         except BaseException as error:
+            if is_out_of_memory(error) and not _debug():
+                remark("headscope: There is not enough memory: use fewer --positions or a smaller model.")
+                sys.exit(1)
             panic = type(error).__name__ == "PanicException"  # of Rust, in tokenizers; it is no Exception
             if _debug() or not (panic or isinstance(error, Exception)):
                 raise

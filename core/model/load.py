@@ -130,7 +130,7 @@ def load_model(
         raise InputError(f"--dtype is {dtype}, but it must be one of {', '.join(DTYPES)}.")
     config = read_config(files.folder, files.name)
     refuse_unsupported(config, files.name)
-    _require_layers(files, config)
+    _require_sizes(files, config)
     require_ram(files.folder, dtype, str(place), files.name)
     progress(f"Loading {files.name}", None)
     with quiet_transformers():
@@ -255,8 +255,14 @@ def refuse_unsupported(config: PreTrainedConfig, name: str) -> None:
         )
 
 
-def _require_layers(files: ModelFiles, config: PreTrainedConfig) -> None:
-    """Raises `AnalysisError` if the configuration has more layers than there are weights, before they are built one by one."""
+def _require_sizes(files: ModelFiles, config: PreTrainedConfig) -> None:
+    """Raises `AnalysisError` if the model sees no token, or has more layers than weights, before they are built one by one."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and positions < 0:
+        raise AnalysisError(
+            f"The configuration of {files.name} speaks of {short(f'{positions:,}', 30)} positions that the model sees: use "
+            "the config.json that belongs to its weights."
+        )
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     tensors = tensor_count(files.folder, files.name)
     if isinstance(layers, int) and layers > max(tensors, 1000):

@@ -132,6 +132,23 @@ def test_a_frame_costs_next_to_nothing() -> None:
     assert time.perf_counter() - started < 1, "a millisecond for each move of a slider"
 
 
+def test_who_sends_without_end_is_heard_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, in order: nothing is lost of what a browser that was away has to say."""
+    slept: list[float] = []
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += seconds
+
+    monkeypatch.setattr(guard.asyncio, "sleep", sleep)
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now)
+    frames = [having(number).SerializeToString() for number in range(1, 801)]
+    assert sent([*frames], shared=True) == (frames, [])
+    assert len(slept) == 300 and now == pytest.approx(300 / guard.PACE)
+
+
 def test_the_log_says_once_in_a_while_what_a_stranger_makes_it_say(caplog: pytest.LogCaptureFixture) -> None:
     seldom = guard.Seldom("socket.accept() out of")
     logger = logging.getLogger("tests.seldom")

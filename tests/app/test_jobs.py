@@ -101,6 +101,9 @@ def test_failures_become_sentences(caplog: pytest.LogCaptureFixture) -> None:
     lane = Lane("test")
     assert ended(lane.submit("a", "A", fail(InputError("Give a number.")))).error == "Give a number."
     assert "not enough memory" in ended(lane.submit("b", "B", fail(MemoryError()))).error
+    torch_said = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
+    assert "not enough memory" in ended(lane.submit("t", "T", fail(torch_said))).error
+    assert "mistake in Headscope (RuntimeError)" in ended(lane.submit("s", "S", fail(RuntimeError("shapes")))).error
     assert "mistake in Headscope (ZeroDivisionError)" in ended(lane.submit("c", "C", fail(ZeroDivisionError()))).error
     assert [job.state for job in map(lane.find, "abc") if job] == ["failed"] * 3
     assert ended(lane.submit("d", "D", lambda progress: 1)).state == "done"  # the worker lives on

@@ -304,6 +304,27 @@ def test_a_token_of_an_address_that_the_model_never_gives(visit: Visit, page: st
     assert "␣river" in text_of(test) and not test.exception  # the one that a first visitor finds
 
 
+def test_a_step_of_an_address_that_was_not_kept(visit: Visit) -> None:
+    test = fine(visit("dynamics", step="77"))
+    assert "Step 77 is none of the checkpoints of this series: the nearest is shown, 64." in text_of(test)
+    test.select_slider(key="step-slider").set_value(128).run()
+    assert "none of the checkpoints" not in text_of(test) and param(test, "step") == "128"
+    assert "none of the checkpoints" not in text_of(fine(visit("dynamics", step="64")))
+
+
+def test_many_tokens_that_the_model_never_gives_are_named_together(visit: Visit) -> None:
+    def said(*numbers: int) -> str:
+        test = visit("steering", model="smollm2", edit=",".join(f"{number}:2" for number in numbers) + f",{EDIT}")
+        assert "river" in text_of(test)
+        return read(test.error[0])
+
+    start = 999999990
+    assert said(start, start + 1).startswith(
+        f"Tokens {start}, {start + 1} cannot be steered, for this model never gives them"
+    )
+    assert f"{start + 4} and 2 more cannot" in said(*range(start, start + 7))
+
+
 def test_an_export_says_which_token_it_cannot_steer() -> None:
     def export() -> None:
         from app import state

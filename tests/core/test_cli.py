@@ -391,6 +391,16 @@ def test_a_panic_of_rust_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     assert done.stderr.startswith("headscope: The model's tokenizer failed on this text: index out of bounds")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")])
+def test_memory_that_is_not_enough(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("core.model.load.doctor", fails)
+    done = run("doctor", "demo")
+    assert done.exit_code == 1 and "There is not enough memory: use fewer --positions" in done.stderr
+
+
 def test_importing_the_command_line_is_quick() -> None:
     heavy = {"torch", "transformers", "pandas", "scipy"}
     done = subprocess.run(

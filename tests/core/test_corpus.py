@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,13 +62,25 @@ def test_each_file_format_gives_its_texts(tmp_path: Path) -> None:
         ("x.jsonl", b"[1]", "neither a text nor an object"),
         ("x.jsonl", b'{"a": "b", "c": "d"}', "Which column"),
         ("x.csv", b"a,b\n1,2\n", "No column of"),
-        ("x.csv", b"", "no CSV"),
+        ("x.csv", b"", "holds no text"),
+        ("x.csv", b"\n\n", "no CSV"),
         ("x.parquet", b"PAR1 not really", "no Parquet"),
     ],
 )
 def test_bad_files_get_a_sentence(tmp_path: Path, file: str, content: bytes, said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         read_corpus(write(tmp_path / file, content))
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="of Linux")
+def test_what_is_no_text_on_the_disk_is_not_waited_for(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, and a file of the system's that says it is empty and never ends."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(InputError, match=r"pipe\.txt' is neither a file nor a folder"):
+        read_corpus(str(tmp_path / "pipe.txt"))
+    (tmp_path / "endless.txt").symlink_to("/proc/kmsg")
+    with pytest.raises(InputError, match="holds no text"):
+        read_corpus(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["", "no-such-corpus", "hub:x", "self:0", "self:many", "/"])

@@ -388,6 +388,14 @@ def test_more_layers_than_weights_are_refused_before_they_are_made(layers: int, 
         load(folder)
 
 
+def test_a_model_that_sees_less_than_nothing(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": -5}))
+    with pytest.raises(AnalysisError, match=r"speaks of -5 positions .* use the config.json that belongs"):
+        load(folder)
+
+
 def test_names_of_architectures_that_are_no_names(tmp_path: Path) -> None:
     folder = tiny_model("llama", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

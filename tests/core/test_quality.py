@@ -45,6 +45,11 @@ def test_repetition_counts_by_hand() -> None:
     assert (found.texts, found.tokens, found.distinct_1, found.repetition) == (2, 13, 5 / 13, 5 / 12)
 
 
+def test_texts_too_short_to_repeat_themselves_say_so() -> None:
+    done = CliRunner().invoke(cli, ["generate", "demo", "--prompt", PROMPT, "--samples", "2", "--new-tokens", "2"])
+    assert done.exit_code == 0 and "nan" not in done.output and done.output.rstrip().endswith("–")
+
+
 def test_mauve_tells_distributions_apart() -> None:
     """Two samples of one distribution, one with two of six groups missing, and one that shares nothing."""
     random = np.random.default_rng(0)

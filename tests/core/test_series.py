@@ -238,3 +238,7 @@ def test_the_bundled_run_shows_the_claim() -> None:
     assert abs(found["checkpoints"][0]["r2_corpus_frequency"]) <= 0.02
     assert found["step_frequency_90"] <= found["step_loss_90"] / 5
     assert len({c["head_sha256"] for c in found["checkpoints"]}) == len(found["checkpoints"])
+
+
+def test_what_training_has_anyway_is_not_asked_for() -> None:
+    assert "leave one of them away" in refusal("--train", "--whole")
