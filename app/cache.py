@@ -370,6 +370,8 @@ def export(choice: Choice, folder: str, edits: tuple[Edit, ...], method: str | N
 
     key = ("export", choice, folder)
     jobs.generation().forget(key)
+    if jobs.generation().find(key) is not None:  # with what was chosen when it began, here or on another page
+        raise InputError("An export to that folder is under way: wait for its end, or name another folder.")
     return jobs.generation().submit(key, "Exporting the model", write, owner=state.session())
 
 

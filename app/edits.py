@@ -115,6 +115,7 @@ def add(choice: Choice, encoding: Encoding) -> None:
             "Add a token",
             key="add-token",
             placeholder="for example: river",
+            max_chars=widgets.MOST_TYPED,
             help="A blank before the word belongs to the token: ` river` and `river` are two. `id:123` names one by "
             "its number.",
         )

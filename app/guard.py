@@ -8,8 +8,11 @@ import logging
 import sys
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.proto.BackMsg_pb2 import BackMsg
 
@@ -73,8 +76,9 @@ class Guard:
     """ASGI middleware around Streamlit's socket: only what a browser sends gets through.
 
     Of the kinds of messages Streamlit knows some are for who develops an app: one tells the names of the host's files,
-    another empties everybody's cache. On a `shared` server they are dropped; a frame that is no message ends the socket.
-    A connection that sends without end is heard at its `Pace`, so that others have their turn.
+    another empties everybody's cache. On a `shared` server they are dropped, and the counts of its caches are not told; the
+    dashboard of one's own computer hears its own pages alone. A frame that is no message ends the socket. A connection that
+    sends without end is heard at its `Pace`, so that others have their turn.
     """
 
     def __init__(self, app: ASGIApp, *, shared: bool) -> None:
@@ -84,8 +88,14 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
-            await self.app(scope, receive, send)
-            return
+            hidden = self.shared and str(scope.get("path")).rstrip("/").endswith("/_stcore/metrics")
+            await (PlainTextResponse("Not found", 404) if hidden else self.app)(scope, receive, send)
+        elif not self.shared and not is_same_origin(Headers(raw=scope["headers"])):
+            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: 403
+        else:
+            await self._listen(scope, receive, send)
+
+    async def _listen(self, scope: Scope, receive: Receive, send: Send) -> None:
         ended = False
         pace = Pace()
 
@@ -113,6 +123,12 @@ class Guard:
         if time.monotonic() - self.told > AGAIN:
             self.told = time.monotonic()
             logger.warning("A socket was sent what no browser sends (%s).", kind or "no message")
+
+
+def is_same_origin(headers: Headers) -> bool:
+    """Whether a socket is asked for by a page of this very server; Streamlit would take those of other ports here too."""
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
 def kind_of(frame: bytes | None) -> str | None:

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -199,10 +199,17 @@ class Lane:
                 if not job.owners:
                     self._drop(job)
         if len(self._queue) >= MOST_WAITING:
-            left = [job for job in reversed(self._queue) if job.left]
+            left = [job for job in reversed(self._queue) if job.left] or self._crowd(owner)
             if not left:
                 raise InputError(f"{MOST_WAITING} requests are waiting already: try again in a few minutes.")
             self._drop(max(left, key=lambda job: job.turn))
+
+    def _crowd(self, owner: str) -> list[Job]:
+        """The jobs that wait for the address with most of them, if that is another's and clearly more than this visitor's."""
+        waiting = [(job, _address(min(job.owners, default=""))) for job in reversed(self._queue)]
+        places = Counter(address for _, address in waiting)
+        crowd, most = places.most_common(1)[0]
+        return [job for job, address in waiting if address == crowd] if most > places[_address(owner)] + 1 else []
 
     def _drop(self, job: Job) -> None:
         """Stop what is nobody's any more; whoever asks for it again starts anew."""
@@ -272,6 +279,11 @@ class Lane:
             memory.give_back()
             if job.state == "done":
                 self._seconds.append(time.monotonic() - job.started)
+
+
+def _address(owner: str) -> str:
+    """Where a session comes from; "" where that is not known."""
+    return owner.partition("@")[2]
 
 
 def _run(job: Job) -> None:

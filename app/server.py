@@ -25,6 +25,7 @@ from app import guard, memory, preload
 from app.environment import AUDIENCE_VARIABLE
 from app.intake import Intake
 from app.live.routes import ROUTES
+from core.errors import HeadscopeError
 
 SWITCH = 0.0005
 """Seconds after which a thread that computes lets another one go on; each of some fifty messages of an answer waits for it,
@@ -105,6 +106,11 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 
 def on_script_error(error: Exception) -> bool:
     """The page gets a sentence. The log gets the details of a mistake of ours, of each kind once in a while."""
+    if isinstance(error, HeadscopeError):
+        from app import widgets
+
+        widgets.problem(error)
+        return True
     logger, frames = logging.getLogger("headscope"), traceback.extract_tb(error.__traceback__)
     kind = (type(error).__name__, str(frames[-1]) if frames else "")
     told = time.monotonic() - _told.get(kind, -LOG_AGAIN) < LOG_AGAIN

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import urllib.parse
 import uuid
 from collections.abc import Callable, Container
@@ -47,6 +48,7 @@ HISTORY = 50
 MOST_ROWS = 8
 """Rows that are compared at a time."""
 NAME_LENGTH = 60
+MOST_PATH = 500
 NAMED = 5
 """Unknown tokens that a sentence names; of more only the number."""
 LESSON_STEPS = 8
@@ -70,11 +72,18 @@ Compared = tuple[str, str, int]
 """A row of the page Compare: model, text, positions. The seed is the session's."""
 
 
+def _plainly(text: str) -> str:
+    """The text of a number as it is written here; Python's own readers take blanks, underlines and other digits too."""
+    if not re.fullmatch(r"[0-9.e+-]{1,30}", text):
+        raise ValueError(text)
+    return text
+
+
 def _whole(allowed: Callable[[int], bool]) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not allowed(int(text)):
+        if not allowed(found := int(_plainly(text))):
             raise ValueError(text)
-        return int(text)
+        return found
 
     return read
 
@@ -90,9 +99,9 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
 
 def _number(least: float, most: float) -> Callable[[str], float]:
     def read(text: str) -> float:
-        if not least <= float(text) <= most:  # also refuses NaN
+        if not least <= (found := float(_plainly(text))) <= most:
             raise ValueError(text)
-        return float(text)
+        return found
 
     return read
 
@@ -103,7 +112,7 @@ def _exactly(value: float) -> str:
 
 
 def _flag(text: str) -> bool:
-    return text != "0"
+    return bool(_whole(lambda n: n in (0, 1))(text))
 
 
 def _write_flag(value: object) -> str:
@@ -118,7 +127,8 @@ def _read_edits(text: str) -> tuple[Edit, ...]:
     if text == NONE:
         return ()
     pairs = [part.split(":") for part in text.split(",")]
-    edits = {int(number): Edit(int(number), float(ratio)) for number, ratio in pairs}
+    numbers = [(int(_plainly(number)), float(_plainly(ratio))) for number, ratio in pairs]
+    edits = {number: Edit(number, ratio) for number, ratio in numbers}
     if min(edits) < 0 or max(edits) >= 2**31:
         raise ValueError(text)
     return tuple(edits.values())
@@ -134,7 +144,7 @@ def _read_rows(text: str) -> tuple[Compared, ...]:
     rows = []
     for part in text.split(",")[:MOST_ROWS]:
         model, corpus, positions = (urllib.parse.unquote(each) for each in part.split("|"))
-        if int(positions) not in POSITIONS or not model or not corpus:
+        if int(_plainly(positions)) not in POSITIONS or not model or not corpus:
             raise ValueError(part)
         rows.append((model, corpus, int(positions)))
     return tuple(dict.fromkeys(rows))
@@ -164,11 +174,11 @@ _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] =
     "top-p": (1.0, _number(0.01, 1), _exactly),
     "removed": (FIRST_REMOVED, _number(0, 0.99), _exactly),
     "rows": (None, _read_rows, _write_rows),
-    "data": ("", lambda text: text[:500], str),
-    "series": (FIRST_SERIES, lambda text: text[:500], str),
+    "data": ("", lambda text: text[:MOST_PATH], str),
+    "series": (FIRST_SERIES, lambda text: text[:MOST_PATH], str),
     "step": (None, _whole(lambda n: n >= 0), str),
     "lesson": (1, _whole(lambda n: 1 <= n <= LESSON_STEPS), str),
-    "present": (False, lambda text: text == "1", lambda value: str(int(value))),
+    "present": (False, _flag, _write_flag),
 }
 
 
@@ -184,8 +194,16 @@ def start() -> None:
                 st.session_state[key] = st.session_state[f"last-{key}"]
     else:
         _begin()
-        st.session_state["session"] = uuid.uuid4().hex  # last: any of the lines before may be where a run is cut short
+        # last: any of the lines before may be where a run is cut short
+        st.session_state["session"] = f"{uuid.uuid4().hex}@{_place()}"
     _remember()
+
+
+def _place() -> str:
+    """The network address of the visitor, for the fairness of lines; "" where there is none."""
+    with contextlib.suppress(AttributeError):
+        return str(st.context.ip_address or "")
+    return ""
 
 
 def _remember() -> None:
@@ -203,7 +221,7 @@ def _begin() -> None:
         if key in st.query_params:
             try:
                 st.session_state[key] = read(st.query_params[key])
-                if told := _shortened(key, st.query_params[key]):
+                if told := _shortened(key, st.query_params.get_all(key)):
                     st.session_state.setdefault("shortened", {})[key] = told
             except (ValueError, InputError):
                 st.session_state.setdefault("unread", {})[key] = short(st.query_params[key], 40)
@@ -211,6 +229,8 @@ def _begin() -> None:
     if allowed.fixed is not None:  # whatever the address says
         model, corpus = allowed.fixed
         st.session_state.update(model=model, corpus=corpus, positions=_positions_of(model), seed=0)
+        if any(key in st.query_params for key in OF_THE_CHOICE):
+            st.session_state["not_admitted"] = "A class works with what was chosen for it, whatever the address says."
         return
     if allowed.shared:
         try:
@@ -228,12 +248,17 @@ def _begin() -> None:
         st.session_state["positions"] = _positions_of(st.session_state["model"])
 
 
-def _shortened(key: str, text: str) -> str | None:
-    """What is to be said of a value that the address asks for and that is taken over in part."""
+def _shortened(key: str, given: list[str]) -> str | None:
+    """What is to be said of what the address asks for and is taken over in part."""
+    *_, text = given
+    if len(given) > 1:
+        return f"The address gives {key} {len(given):,} times: the last one, {quoted(short(text, 40))}, was taken."
     if key == "prompt" and len(text) > (most := rules().most_prompt):
         return f"The prompt of the address has {len(text):,} characters: the first {most:,}, the most, were taken."
     if key == "edit" and (named := len(_read_edits(text))) > MOST_TOKENS:
         return f"The address names {named:,} tokens to steer: the first {MOST_TOKENS}, the most at once, were taken."
+    if key == "rows" and (named := text.count(",") + 1) > MOST_ROWS:
+        return f"The address names {named:,} rows to compare: the first {MOST_ROWS}, the most at once, were taken."
     return None
 
 

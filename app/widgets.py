@@ -219,12 +219,25 @@ def rows(table: pd.DataFrame, height: int, key: str) -> None:
     st.dataframe(copy, hide_index=True, height=height, key=key, column_config=columns)
 
 
+MOST_TYPED = 200
+"""Characters of a field for a token or a name, also of one that a message made by hand fills."""
+
 PRECOMPUTED = "Precomputed: these results came with Headscope. What you change is computed here."
 """Said where a page is filled from them."""
 
 
 PACE, PACE_IN_LINE = 0.5, 2.5
 """Seconds between two looks at a job that runs or is next, and at one that waits behind others."""
+
+
+def start(work: Callable[[], object]) -> None:
+    """Begin what a button asks for and draw the page anew, or say why it cannot be."""
+    try:
+        work()
+    except HeadscopeError as error:
+        problem(error)
+        return
+    st.rerun()
 
 
 # --- work in progress -----------------------------------------------------------------------------------------------

@@ -242,7 +242,10 @@ def _text_column(file: str, strings: dict[str, bool]) -> str:
         return names[0]
     if not names:
         raise InputError(f"No column of {file!r} holds texts; it has {_listed(strings)}: give a file where one does.")
-    raise InputError(f"Which column of {file!r} is the text? Write {file}:COLUMN; it has {_listed(strings)}.")
+    raise InputError(
+        f"Which column of {file!r} is the text? Call it text, or write {file}:COLUMN where a file is named; it has "
+        f"{_listed(strings)}."
+    )
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -29,6 +29,7 @@ from core.sources import Place, parse_sources
 from core.store import Store
 from core.tokens import token_texts
 from core.train import TrainSettings, read_frequency, read_run, step_folder, train
+from core.words import quoted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -329,14 +330,42 @@ def train_series(
 # --- a run kept small -------------------------------------------------------------------------------------------------
 
 
+def is_own_text(run: Path, corpus: str | None) -> bool:
+    """Whether the folder holds a training run and `corpus`, if there is one, is the text that it was trained on."""
+    try:
+        own = read_run(run)["corpus_sha256"]
+    except InputError:
+        return False
+    return corpus is None or read_corpus(corpus).sha256 == own
+
+
+def check_own_text(run: Path, corpus: str | None) -> None:
+    """Raises `InputError` if `corpus` is not the text that the run was trained on: with that alone a run is kept."""
+    own = read_run(run)
+    if not is_own_text(run, corpus):
+        raise _of_another_text(own)
+
+
+def _of_another_text(run: dict[str, Any]) -> InputError:
+    return InputError(
+        f"A run is kept with the frequencies of the text it was trained on, which was {quoted(str(run['corpus']))}: leave "
+        "--corpus away, and give it where the kept run is read."
+    )
+
+
 def keep_series(run: Path, folder: Path, found: Dynamics, store: Store, settings: Settings) -> None:
     """Write the checkpoints of a training run small: heads in half precision, alpha, loss and samples of each.
 
     Args:
         run: the folder of the run; found: what `dynamics` or `train_series` gave for it, with `store` and `settings`.
         folder: where to; files of that name are replaced.
+
+    Raises:
+        InputError: `found` was measured with another text than the run's own; or the folder cannot be written.
     """
     run = run.resolve()
+    if found.stand_in:
+        raise _of_another_text(read_run(run))
     frequency = read_frequency(run)
     if frequency is None:
         raise InputError(f"The folder {run.name!r} holds no training run that can be read.")

@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 
 LEFTOVER_SECONDS = 14 * 24 * 3600
+AT_WORK_SECONDS = 600
+"""A run that has kept nothing new for so long may be one that was left."""
 """After this long, what a killed run left is no longer waited for."""
 
 
@@ -99,8 +101,18 @@ class Store:
             log.warning("The result could not be kept in %s (%s); it will be computed again.", self.results, error)
 
     def partial(self, kind: str, key: Mapping[str, Any]) -> Path:
-        """The folder where a long run keeps its finished chunks until it is done."""
-        return self.folder / "partial" / self._path(kind, key).stem
+        """The folder where a long run keeps its finished chunks until it is done; runs that were left make room for it."""
+        folder = self.folder / "partial" / self._path(kind, key).stem
+        self._bound_partial(folder)
+        return folder
+
+    def _bound_partial(self, beginning: Path) -> None:
+        left = [(_age(path), path) for path in beginning.parent.glob("*") if path != beginning]
+        space = 0
+        for age, path in sorted(left):  # what was written last stays
+            space += sum(_size(file) for file in path.rglob("*"))
+            if space > self.max_bytes // 2 and age > AT_WORK_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
         return self.results / f"{kind}-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.safetensors"
@@ -127,6 +139,14 @@ class Store:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where another process has removed it meanwhile."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _is_there(path: Path) -> bool:

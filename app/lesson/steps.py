@@ -119,6 +119,7 @@ def _line(places: Places, choice: Choice, encoding: Encoding) -> Question:
             "Find a token",
             key="lesson-token",
             persist_state="session",
+            max_chars=widgets.MOST_TYPED,
             placeholder="for example: river",
             help="Marks it in the figure. If there are several, the most probable one.",
             width=320,

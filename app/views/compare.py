@@ -174,6 +174,7 @@ def _add(choice: Choice, chosen: tuple[Choice, ...]) -> None:
             "Rows of a sweep",
             key="data",
             persist_state="session",
+            max_chars=state.MOST_PATH,
             placeholder="for example: results/",
             help="The folder that `headscope sweep` wrote: its runs are shown beside these rows.",
         )

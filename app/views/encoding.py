@@ -53,6 +53,7 @@ def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
         "Find a token",
         key="find-token",
         bind="query-params",
+        max_chars=widgets.MOST_TYPED,
         placeholder="for example: river",
         help="Marks it in the figure: the token as you write it, blank included; if there is none, the word with a "
         f"blank before it; else up to {MOST_FOUND} that contain it.",
@@ -178,7 +179,9 @@ def _map(choice: Choice, encoding: Encoding, look: Look) -> None:
 def _tokens(choice: Choice, encoding: Encoding, look: Look) -> None:
     table = figures.token_table(encoding)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wanted = st.text_input("Contains", key="tokens-search", placeholder="river", bind="query-params")
+        wanted = st.text_input(
+            "Contains", key="tokens-search", placeholder="river", bind="query-params", max_chars=widgets.MOST_TYPED
+        )
         kinds = sorted(set(encoding.kinds))
         kind = st.selectbox("Kind", ["all kinds", *kinds], key="tokens-kind", bind="query-params")
         order = st.selectbox(

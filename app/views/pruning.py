@@ -143,12 +143,7 @@ def _texts(choice: Choice, methods: list[str], removed: float) -> None:
     if job is None:
         widgets.note("Texts of the full head beside those of the pruned one, with the same noise.")
         if st.button("Write", type="primary", key="prune-write"):
-            try:
-                cache.pruned_texts(choice, wanted)
-            except HeadscopeError as error:
-                widgets.problem(error)
-                return
-            st.rerun()
+            widgets.start(lambda: cache.pruned_texts(choice, wanted))
     elif job.state != "done":
         widgets.progress(job, jobs.generation())
     else:
@@ -164,8 +159,7 @@ def _cost(choice: Choice, methods: list[str], removed: float) -> None:
     if job is None:
         widgets.note("Pruned matrices are really smaller. How much faster they are depends on this computer.")
         if st.button("Measure", type="primary", key="prune-measure-cost"):
-            cache.pruned_cost(choice, method, removed)
-            st.rerun()
+            widgets.start(lambda: cache.pruned_cost(choice, method, removed))
     elif job.state != "done":
         widgets.progress(job, jobs.generation())
     else:
@@ -183,7 +177,9 @@ def _export(choice: Choice, encoding: Encoding, methods: list[str], removed: flo
     state.drop_unknown(known)
     edits.refusal()
     with st.form("export-form", border=True):
-        folder = st.text_input("New folder", key="export-folder", placeholder="for example: my-edited-model")
+        folder = st.text_input(
+            "New folder", key="export-folder", max_chars=state.MOST_PATH, placeholder="for example: my-edited-model"
+        )
         prune = st.toggle(f"Prune the head: {100 * removed:.0f} % of the dimensions go", value=True, key="export-prune")
         method = st.selectbox("Method", methods, format_func=figures.name_of, key="export-method")
         listed = ", ".join(f"{widgets.code_span(known[e.token_id][0])} {words.ratio(e.ratio)}" for e in state.edits()

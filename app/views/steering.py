@@ -180,8 +180,7 @@ def _few(choice: Choice, steering: Steering, encoding: Encoding) -> None:
     if job is None:
         widgets.note("How good is the edit if its direction is estimated from 16, 64, … positions only? Uncalibrated.")
         if st.button("Measure", type="primary", key="few-start"):
-            cache.few_shot(choice, state.edits(), steering.direction)
-            st.rerun()
+            widgets.start(lambda: cache.few_shot(choice, state.edits(), steering.direction))
     elif job.state != "done":
         widgets.progress(job, jobs.generation())
     else:

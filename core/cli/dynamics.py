@@ -16,6 +16,9 @@ from core.words import quoted
 
 OF_TRAINING = ("size", "steps", "vocab", "dim", "layers", "heads", "batch", "out")
 """The options that mean nothing without --train."""
+MEASURING = ("positions", "context", "held_out", "seed", "device", "dtype")
+OF_THE_RUN = ("context", "held_out", "seed")
+"""Of these, those that a training run's own checkpoints were split by."""
 
 
 @cli.command()
@@ -40,10 +43,9 @@ def dynamics(
     """Watch the encoding appear over the checkpoints of SOURCES: demo, folders, org/name@step{0,1,512}."""
     from core.dynamics import finding
     from core.kept import check_kept
+    from core.series import check_own_text, keep_series, run_folder, summary, train_series
     from core.series import dynamics as measure
-    from core.series import keep_series, run_folder, summary, train_series
     from core.store import Store
-    from core.train import read_run
 
     if training == bool(sources):
         raise InputError("Give either --train or the checkpoints to read: demo, folders, or org/name@step{0,1,512}.")
@@ -52,13 +54,15 @@ def dynamics(
         raise InputError(f"--{given} is of a training run: give --train too, or leave it away.")
     if training and options["whole"]:
         raise InputError("--whole is of models on the Hub, and --train has all of its own: leave one of them away.")
+    if not training:
+        _tell_idle(sources, options["corpus"])
     store, settings, tell = Store(options["cache"], enabled=not options["no_cache"]), settings_of(options), Telling()
     run = Path(out) if out else Path(sources[0]) if len(sources) == 1 else None
     if keep:
         if not training:
             if run is None:
                 raise InputError("--keep keeps one training run: give its folder alone.")
-            read_run(run)
+            check_own_text(run, options["corpus"])
         check_kept(Path(keep))
     if training:
         from core.corpus import read_corpus
@@ -93,6 +97,23 @@ def dynamics(
     text_lines = [table(["step", "R² frequency", "R² −log α", "loss", ""], rows), "", finding(found)]
     text_lines += [f"{each.name}: {each.reason}" for each in found.missing]
     deliver(summary(found), json_path, "\n".join(text_lines))
+
+
+def _tell_idle(sources: tuple[str, ...], corpus: str | None) -> None:
+    """Remark on options that were given and change nothing, for the sources were measured or split before."""
+    from core.kept import kept_folder
+    from core.series import is_own_text
+
+    idle: tuple[str, ...]
+    if kept_folder(sources, local_paths=True) is not None:
+        idle, why = MEASURING, "what was measured of a kept run is read as it is"
+    elif len(sources) == 1 and is_own_text(Path(sources[0]), corpus):
+        idle, why = OF_THE_RUN, "a training run is judged by the text that it left out"
+    else:
+        return
+    given = [f"--{name.replace('_', '-')}" for name in idle if is_given(name)]
+    if given:
+        remark(f"headscope: {', '.join(given)} {'changes' if len(given) == 1 else 'change'} nothing here: {why}.")
 
 
 def _training(options: dict[str, Any]) -> Any:

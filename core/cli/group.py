@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -34,6 +34,8 @@ class _Group(_Command, click.Group):
         prepare()
         with contextlib.suppress(ValueError):  # not the main thread: then others decide what ends it
             signal.signal(signal.SIGTERM, _terminated)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, behind a shell
+                signal.signal(signal.SIGINT, _terminated)
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.exceptions.Exit as stop:
@@ -44,8 +46,7 @@ class _Group(_Command, click.Group):
             remark(shown.getvalue().rstrip())
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort, Cancelled):
-            remark("\nStopped; the same command goes on from what could be kept.")
-            sys.exit(143 if _told else 130)
+            _stopped()
         except HeadscopeError as error:
             remark(f"headscope: {error}", instead=sys.stderr.isatty())
             if _debug():
@@ -54,6 +55,8 @@ class _Group(_Command, click.Group):
         except BrokenPipeError:
             os._exit(0)
         except BaseException as error:
+            if _told and not _debug():  # code that is being loaded makes an ImportError of it
+                _stopped()
             if is_out_of_memory(error) and not _debug():
                 remark("headscope: There is not enough memory: use fewer --positions or a smaller model.")
                 sys.exit(1)
@@ -75,6 +78,11 @@ def _terminated(number: int, _: object) -> None:
     """SIGTERM ends a command as Ctrl-C does: what it holds is let go of on the way out."""
     _told.append(number)
     raise KeyboardInterrupt
+
+
+def _stopped() -> NoReturn:
+    remark("\nStopped; the same command goes on from what could be kept.")
+    sys.exit(143 if signal.SIGTERM in _told else 130)
 
 
 def _debug() -> bool:

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,7 +62,20 @@ class OutputFile(click.ParamType):
         path = os.path.expanduser(value)  # noqa: PTH111 (lets an empty name and an unknown user be)
         if value != "-" or param is None or param.name != "json_path":
             check_place(path)
+            if param is not None and ctx is not None:
+                _check_alone(Path(path), param, ctx)
         return path
+
+
+def _check_alone(path: Path, param: click.Parameter, context: click.Context) -> None:
+    """Raises `InputError` if another option writes to the same file: the last of them would replace the others."""
+    taken: dict[Path, click.Parameter] = context.meta.setdefault(f"{__name__}.outputs", {})
+    real = path.resolve()
+    other = taken.setdefault(real, param)
+    if other.name != param.name and (real.is_file() or not real.exists()):  # a terminal or pipe takes all
+        raise InputError(
+            f"{other.opts[0]} and {param.opts[0]} both write to {quoted(str(path))}: give each a file of its own."
+        )
 
 
 OUTPUT = (

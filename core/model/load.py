@@ -28,6 +28,7 @@ from core.model.hook import HeadReached, install, stop, visiting
 from core.model.memory import estimate_ram, require_ram
 from core.model.probe import check_head, measure_output, probe_ids
 from core.model.quiet import quiet_transformers
+from core.model.stored import check_shapes
 from core.model.weights import tensor_count
 from core.settings import DTYPES, Progress, no_progress
 from core.words import short
@@ -131,6 +132,7 @@ def load_model(
     config = read_config(files.folder, files.name)
     refuse_unsupported(config, files.name)
     _require_sizes(files, config)
+    check_shapes(files.folder, files.name, config)
     require_ram(files.folder, dtype, str(place), files.name)
     progress(f"Loading {files.name}", None)
     with quiet_transformers():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,13 @@ from jaxtyping import Float32, UInt8
 
 from core.errors import AnalysisError
 from core.model.quiet import quiet_transformers
+from core.model.weights import read_header, weight_files
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
+"""Types of stored numbers that no weight of a model that is not quantised has."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,11 @@ class HeadNames:
 def find_names(folder: Path, name: str, stored: Collection[str]) -> HeadNames:
     """Asks the model's class, which is built from the configuration in `folder`, which of the tensors are its head."""
     from core.model.head import find_head
+    from core.model.load import read_config, refuse_unsupported
 
-    module = _without_numbers(folder, name)
+    config = read_config(folder, name)
+    refuse_unsupported(config, name)
+    module = _without_numbers(config, name)
     layer = find_head(module, name)
     inputs: Any = module.get_input_embeddings()
     paths = {id(part): path for path, part in module.named_modules()}
@@ -64,14 +71,43 @@ def find_names(folder: Path, name: str, stored: Collection[str]) -> HeadNames:
     return HeadNames(weight or embedding or "", also, bias, (rows, dim), tied, weight is not None, parameters)
 
 
-def _without_numbers(folder: Path, name: str) -> PreTrainedModel:
+def check_shapes(folder: Path, name: str, config: PreTrainedConfig) -> None:
+    """Compare the weights in a model's files with what its configuration describes, before memory is taken for either.
+
+    Weights that transformers converts as it loads them, and those of quantised models, are not compared.
+
+    Raises:
+        AnalysisError: a weight has another shape than the configuration gives it, or is stored as integers.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    stored = {tensor: found for file in weight_files(folder, name) for tensor, found in read_header(file).items()}
+    module = _without_numbers(config, name)
+    parameters = module.state_dict()
+    for parameter, tensor in _sources(module, stored).items():
+        if parameter not in parameters:
+            continue
+        described, (dtype, shape) = parameters[parameter], stored[tensor]
+        if tuple(described.shape) != shape:
+            raise AnalysisError(
+                f"The config.json of {name} describes {parameter} as {_size(described.shape)} numbers and its files hold "
+                f"{_size(shape)}: use the config.json that belongs to the weights."
+            )
+        if described.is_floating_point() and dtype in INTEGERS:
+            raise AnalysisError(
+                f"The files of {name} hold {parameter} as integers ({dtype}), which such weights never are: copy or download "
+                "the model again."
+            )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " × ".join(f"{length:,}" for length in shape) or "1"
+
+
+def _without_numbers(config: PreTrainedConfig, name: str) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from core.model.load import read_config, refuse_unsupported
-
-    config = read_config(folder, name)
-    refuse_unsupported(config, name)
     try:
         with quiet_transformers(), torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -30,6 +30,10 @@ SIDE_FILES = re.compile(
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 MAX_HEADER = 100_000_000
+LARGEST_SIDE_FILE = 256 * 2**20
+"""Bytes of a configuration or a tokenizer; the largest known have some tens of millions."""
+MOST_LABELS = 1_000_000
+"""Classes that a configuration may speak of: transformers makes a name for each as it reads it."""
 
 
 def check_names(names: Iterable[str], shown: str) -> None:
@@ -63,6 +67,11 @@ def check_config(path: Path, shown: str) -> None:
             f"{shown} is of type '{model_type}', which transformers does not know and would run the model's own "
             "Python code for (auto_map); that is never done here: choose a model that transformers supports itself."
         )
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if isinstance(labels := part.get("num_labels"), int) and labels > MOST_LABELS:
+            raise InputError(
+                f"The config.json of {shown} speaks of more than {MOST_LABELS:,} classes (num_labels): remove that entry."
+            )
     for key, value in config.items():
         if key == "transformers_weights" or (key.endswith("_implementation") and "/" in str(value)):
             raise InputError(f"The config.json of {shown} points elsewhere with '{key}': remove that entry.")
@@ -86,8 +95,18 @@ def readable(path: Path) -> Iterator[None]:
 def check_folder(folder: Path, shown: str) -> None:
     """Raises `InputError` if `folder` is not a complete model that can be read."""
     with readable(folder):
-        names = {entry.name for entry in folder.iterdir() if entry.is_file()}
+        entries = [entry for entry in folder.iterdir() if not entry.is_dir()]
+        names = {entry.name for entry in entries if entry.is_file()}
+        sizes = {
+            entry.name: entry.stat().st_size for entry in entries if SIDE_FILES.fullmatch(entry.name) and entry.exists()
+        }
     check_names(names, shown)
+    for name, size in sizes.items():
+        if name not in names or size > LARGEST_SIDE_FILE:  # a pipe or a device may never end
+            raise InputError(
+                f"The {name} of {shown} is no ordinary file of at most {LARGEST_SIDE_FILE // 2**20} MB: copy or download it "
+                "again."
+            )
     missing = [path.name for path in weight_files(folder, shown) if not path.is_file()]
     if missing:
         raise InputError(f"{shown} lacks {missing[0]}, which its {INDEX} names: copy or download it again.")

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def sent(frames: list[bytes | str], *, shared: bool) -> tuple[list[bytes], list[
     async def send(message: Message) -> None:
         answers.append(message)
 
-    asyncio.run(Guard(app, shared=shared)({"type": "websocket"}, receive, send))
+    asyncio.run(Guard(app, shared=shared)({"type": "websocket", "headers": []}, receive, send))
     return through, answers
 
 
@@ -122,6 +123,34 @@ def test_what_is_for_developers_is_dropped_where_others_come_too() -> None:
 def test_what_no_browser_sends_ends_the_socket(frame: bytes | str, shared: bool) -> None:
     through, answers = sent([frame, made(stop_script=True).SerializeToString()], shared=shared)
     assert through == [] and answers == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.parametrize(
+    ("origin", "heard"),
+    [
+        ("http://localhost:8501", True),
+        (None, True),
+        ("http://localhost:9999", False),
+        ("null", False),
+        ("http://evil.com", False),
+    ],
+)
+def test_ones_own_dashboard_hears_its_own_pages_alone(origin: str | None, heard: bool) -> None:
+    headers = [(b"host", b"localhost:8501"), *([(b"origin", origin.encode())] if origin else [])]
+    reached: list[bool] = []
+    answers: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(True)
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    asyncio.run(Guard(app, shared=False)({"type": "websocket", "headers": headers}, receive, send))
+    assert bool(reached) == heard and (answers == []) == heard
 
 
 def test_a_frame_costs_next_to_nothing() -> None:
@@ -247,6 +276,12 @@ def test_a_page_from_elsewhere_is_refused_without_asking_outside(shared: Server)
     assert time.perf_counter() - started < LONG
     printed = shared.log.read_text("utf-8", errors="replace")
     assert printed.count("disallowed Origin") == 1 and "external IP" not in printed
+
+
+def test_strangers_are_not_told_what_is_cached(shared: Server) -> None:
+    for path in ("/_stcore/metrics", "/_stcore/metrics/"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(shared.url + path, timeout=60)
 
 
 def test_a_message_that_would_fill_the_memory_is_refused_at_its_head(shared: Server) -> None:

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import jobs, sidebar, state, uploads
+from app import cache, jobs, sidebar, state, uploads
 from app.environment import AUDIENCE_VARIABLE
 from app.lesson import keys
 from app.lesson.steps import STEPS
 from app.live import knobs
 from app.views.encoding import find_tokens
-from core.errors import AnalysisError
+from core.errors import AnalysisError, InputError
 from core.figures import words
 from core.kept import bundled
 from core.settings import Progress, no_progress
 from tests.app.arrays import RIVER, TOKENS, ArrayAnalysis, planted
-from tests.app.conftest import read, settled, text_of
+from tests.app.conftest import MAIN, read, settled, text_of
 
 Visit = Callable[..., AppTest]
 EDIT = f"{RIVER}:4"
@@ -266,6 +266,11 @@ def test_hostile_tokens_stay_text(visit: Visit) -> None:
         {"positions": "17"},
         {"seed": "-1"},
         {"direction": "sideways"},
+        {"calibrate": "false"},
+        {"chat": "banana"},
+        {"present": "yes"},
+        {"seed": "\u0663"},
+        {"noise-seed": "1_0"},
         {"samples": "100000"},
         {"temperature": "nan"},
         {"lesson": str(len(STEPS) + 1)},
@@ -350,12 +355,90 @@ def test_what_an_address_asks_for_is_taken_in_part_and_that_is_said(
         "The address names 1,000 tokens to steer: the first 15, the most at once, were taken."
     ]
     assert param(test, "edit").count(":") == 15
+    rows = ",".join(f"smollm2|sampler|{n}" for n in [1024, 4096] * 6)
+    assert "names 12 rows to compare: the first 8, the most at once, were taken." in read(
+        visit("model", model="smollm2", rows=rows).error[0]
+    )
     fine(visit("model", model="smollm2", edit=",".join([EDIT] * 16)))
     monkeypatch.setenv(AUDIENCE_VARIABLE, "public")
     test = visit("model", model="demo", prompt="a" * 600)
     assert [read(error) for error in test.error] == [
         "The prompt of the address has 600 characters: the first 500, the most, were taken."
     ]
+
+
+def test_what_an_address_gives_twice_is_said(visit: Visit) -> None:
+    test = AppTest.from_file(str(MAIN), default_timeout=30)
+    test.query_params["direction"] = ["saliency", "uniform"]
+    assert "gives direction 2 times: the last one, 'uniform', was taken" in read(test.run().error[0])
+
+
+def test_a_class_is_told_that_an_address_chooses_nothing(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(AUDIENCE_VARIABLE, "classroom")
+    said = read(visit("model", model="/etc", seed="7").error[0])
+    assert said.startswith("A class works with what was chosen for it") and said.endswith("Shown is demo on sampler.")
+    fine(visit("model"))
+
+
+@pytest.mark.parametrize("page", ["model", "encoding", "steering", "samples", "dynamics", "compare", "learn"])
+def test_no_field_takes_text_without_end(visit: Visit, page: str) -> None:
+    """Streamlit cuts what is longer, whoever sends it; prompts have a limit of their own, with a sentence."""
+    for lesson in range(1, len(STEPS) + 1) if page == "learn" else (1,):
+        test = visit(page, model="smollm2", edit=EDIT, lesson=str(lesson))
+        fields = {field.key: field.proto.max_chars for field in test.text_input if field.key != "prompt"}
+        assert all(0 < most <= state.MOST_PATH for most in fields.values()), fields
+    assert fields or page in ("model", "samples", "dynamics", "learn")
+
+
+@pytest.mark.parametrize(
+    ("ask", "press"),
+    [("few_shot", "few-start"), ("pruned_cost", "prune-measure-cost"), ("pruned_texts", "prune-write")],
+)
+def test_a_button_says_that_the_line_is_full(ask: str, press: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def views(ask: str) -> None:
+        from types import SimpleNamespace
+
+        from app import state
+        from app.views import pruning, steering
+        from tests.app.arrays import planted
+
+        state.start()
+        encoding = planted()[2]
+        if ask == "few_shot":
+            steering._few(state.choice(), SimpleNamespace(direction="saliency"), encoding)
+        else:
+            {"pruned_cost": pruning._cost, "pruned_texts": pruning._texts}[ask](state.choice(), ["saliency"], 0.3)
+
+    def full(*_: object) -> None:
+        raise InputError("100 requests are waiting already: try again in a few minutes.")
+
+    monkeypatch.setattr(cache, ask, full)
+    test = AppTest.from_function(views, kwargs={"ask": ask}).run()
+    test.button(key=press).click().run()
+    assert [read(error) for error in test.error] == ["100 requests are waiting already: try again in a few minutes."]
+    assert not test.exception
+
+
+def test_an_export_that_is_under_way_is_not_taken_for_another() -> None:
+    def export() -> None:
+        from app import state
+        from app.views.pruning import _export
+        from tests.app.arrays import planted
+
+        state.start()
+        _export(state.choice(), planted()[2], ["saliency"], 0.3)
+
+    over = threading.Event()
+    test = AppTest.from_function(export)
+    test.run()
+    choice = state.Choice("demo", positions=8192)
+    job = jobs.generation().submit(("export", choice, "out"), "Exporting", lambda progress: over.wait(20))
+    test.text_input(key="export-folder").set_value("out")
+    next(button for button in test.button if button.label == "Export").click()
+    said = [read(error) for error in test.run().error]
+    over.set()
+    assert job.finished.wait(5)
+    assert said == ["An export to that folder is under way: wait for its end, or name another folder."]
 
 
 def test_a_number_of_any_length_is_said_shortly(visit: Visit) -> None:
@@ -545,9 +628,16 @@ class Cut(dict):
         super().__setitem__(key, value)
 
 
+class Query(dict):
+    """What an address says."""
+
+    def get_all(self, key: str) -> list[str]:
+        return [self[key]]
+
+
 def test_a_first_run_may_be_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next run begins the session again, so that no choice is left unmade."""
-    monkeypatch.setattr(state, "st", SimpleNamespace(session_state=Cut(), query_params={"positions": "4096"}))
+    monkeypatch.setattr(state, "st", SimpleNamespace(session_state=Cut(), query_params=Query(positions="4096")))
     state.start()
     whole = {key: value for key, value in state.st.session_state.items() if key != "session"}
     assert whole["model"] == "demo" and whole["positions"] == 4096

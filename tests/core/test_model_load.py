@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import threading
 import warnings
 from collections.abc import Callable
@@ -388,6 +390,40 @@ def test_more_layers_than_weights_are_refused_before_they_are_made(layers: int, 
         load(folder)
 
 
+def test_a_head_whose_bytes_are_called_integers(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    file = folder / "model.safetensors"
+    raw = file.read_bytes()
+    place = raw.index(b'"dtype":"F32"', raw.index(b"embed_tokens.weight"))
+    file.write_bytes(raw[:place] + b'"dtype":"I32"' + raw[place + 13 :])
+    with pytest.raises(AnalysisError, match=r"hold .*embed_tokens.weight as integers \(I32\)"):
+        load(folder)
+
+
+def test_classes_without_number_are_refused_before_they_are_named(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for odd in ({"num_labels": 10**9}, {"text_config": {"num_labels": 10**9}}):
+        (folder / "config.json").write_text(json.dumps(config | odd))
+        with pytest.raises(InputError, match=r"speaks of more than 1,000,000 classes \(num_labels\)"):
+            load(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "vocab.json"])
+def test_a_model_beside_a_pipe_or_a_device(name: str, tmp_path: Path) -> None:
+    """Neither is waited for, nor read to an end that it does not have."""
+    folder = tiny_model("llama", tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match=f"The {name} of .* is no ordinary file of at most 256 MB"):
+        load(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=f"The {name} of .* is no ordinary file"):
+        load(folder)
+
+
 def test_a_model_that_sees_less_than_nothing(tmp_path: Path) -> None:
     folder = tiny_model("llama", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
@@ -422,8 +458,16 @@ def test_weights_of_another_size_and_a_missing_tokenizer(tmp_path: Path) -> None
     folder = tiny_model("llama", tmp_path / "model")
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(json.dumps(json.loads(config) | {"intermediate_size": 48}))
-    with pytest.raises(AnalysisError, match="transformers cannot load"):
+    with pytest.raises(
+        AnalysisError, match=r"describes .*proj.weight as .* and its files hold .*: use the config.json that"
+    ):
         load(folder)
+    for key, far_too_many in (("head_dim", 10**7), ("vocab_size", 10**9), ("intermediate_size", 10**12)):
+        (folder / "config.json").write_text(json.dumps(json.loads(config) | {key: far_too_many}))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(AnalysisError, match=r"describes .*: use the config.json that belongs"):
+            load(folder)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "kB"
     (folder / "config.json").write_text(config)
     for path in folder.glob("tokenizer*"):
         path.unlink()

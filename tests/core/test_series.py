@@ -242,3 +242,16 @@ def test_the_bundled_run_shows_the_claim() -> None:
 
 def test_what_training_has_anyway_is_not_asked_for() -> None:
     assert "leave one of them away" in refusal("--train", "--whole")
+
+
+def test_a_run_is_kept_with_its_own_text(trained: tuple[Path, Dynamics], tmp_path: Path) -> None:
+    """Under the name of another text its own frequencies would stand."""
+    keep = str(tmp_path / "kept")
+    said = refusal(str(trained[0]), "--corpus", "python-docs", "--keep", keep)
+    assert "A run is kept with the frequencies of the text it was trained on" in said and not Path(keep).exists()
+
+
+def test_options_that_change_nothing_are_remarked_on() -> None:
+    done = CliRunner().invoke(cli, ["dynamics", "demo", "--positions", "64", "--held-out", "0.5", "--json", "-"])
+    assert done.exit_code == 0 and "--positions, --held-out change nothing here" in done.stderr
+    assert "nothing here" not in CliRunner().invoke(cli, ["dynamics", "demo", "--json", "-"]).stderr

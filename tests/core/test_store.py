@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,9 +98,6 @@ def test_the_size_is_bounded_and_the_least_used_leaves(tmp_path: Path) -> None:
 
 
 def test_what_killed_runs_left_is_swept_away(tmp_path: Path) -> None:
-    import os
-    import time
-
     store = Store(tmp_path)
     store.put("thing", {}, example())
     old = time.time() - 30 * 24 * 3600
@@ -113,6 +111,23 @@ def test_what_killed_runs_left_is_swept_away(tmp_path: Path) -> None:
     store.put("thing", {"k": 2}, example())
     assert not half.exists() and not forgotten.exists() and waiting.exists()
     assert store.get("thing", {}, Outer) is not None
+
+
+def test_runs_that_were_left_make_room(tmp_path: Path) -> None:
+    """Of what cancelled runs leave only so much is kept, the newest; what may be at work stays."""
+    store = Store(tmp_path)
+    now = time.time()
+    for number in range(6):
+        folder = store.partial("a", {"k": number})
+        folder.mkdir(parents=True)
+        (folder / "chunk").write_bytes(b"x" * 100)
+        os.utime(folder, (now, now - 3600 * (6 - number)))
+    os.utime(store.partial("a", {"k": 0}), (now, now))  # goes on
+    store.max_bytes = 600
+    left = [
+        number for number in range(6) if (store.partial("b", {}).parent / store._path("a", {"k": number}).stem).exists()
+    ]
+    assert left == [0, 4, 5]
 
 
 def test_without_a_cache_nothing_is_written(tmp_path: Path) -> None:
