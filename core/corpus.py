@@ -366,8 +366,8 @@ def _split(
     if len(documents) < 2:
         raise AnalysisError(
             f"The corpus {quoted(name)} is one document of {sum(map(len, documents)):,} tokens, and one that fits and one that "
-            f"judges are needed: give a longer text, one with line breaks, or a smaller --context (a text is cut at its "
-            f"line breaks into blocks of {BLOCK_WINDOWS}×context tokens)."
+            "judges are needed: give more records, or a longer text with line breaks, where it is cut into blocks of "
+            f"{BLOCK_WINDOWS}×context tokens (a smaller --context makes more of them)."
         )
     parts: tuple[list[int], list[int]] = ([], [])
     tokens = [0.0, 0.0]

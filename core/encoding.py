@@ -22,6 +22,8 @@ from core.moments import Moments, Observation
 from core.show import Shown
 
 ILL_CONDITIONED = 1e6
+MANY_LEFT_OUT = 0.01
+"""Share of the tokens without a probability above which that is said."""
 SPARSITY_DIMS = (
     1,
     2,
@@ -275,7 +277,7 @@ def encode(
         documents_held_out=observation.documents_held_out,
         perplexity=fit.perplexity,
         perplexity_held_out=held_out.perplexity,
-        warnings=_warnings(system, line, condition),
+        warnings=(*_left_out(vocab - n - padded, vocab - padded), *_warnings(system, line, condition)),
         note=observation.note,
     )
 
@@ -399,6 +401,15 @@ def _squared_correlation(a: np.ndarray, b: np.ndarray) -> float:
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))
     return dot(a, b) / scale if scale > 0 else 0.0
+
+
+def _left_out(excluded: int, tokens: int) -> tuple[str, ...]:
+    if excluded <= MANY_LEFT_OUT * tokens:
+        return ()
+    return (
+        f"{excluded:,} of {tokens:,} tokens are left out of the fit: their mean probability is 0 in 64-bit numbers, so the "
+        "line says nothing of them.",
+    )
 
 
 def _warnings(system: System, line: Solved, condition: float) -> tuple[str, ...]:

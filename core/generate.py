@@ -125,7 +125,7 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
     if len(ids) + new_tokens > most:
         raise InputError(
             f"The prompt has {len(ids):,} tokens and {new_tokens:,} are to follow, but the model's context is {most:,}: "
-            "shorten the prompt."
+            + ("shorten the prompt." if new_tokens < len(ids) else "ask for fewer new tokens.")
         )
     return torch.tensor([ids])
 

@@ -159,6 +159,8 @@ def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
         raise InputError(f"The file {file.name!r} is no CSV that can be read: it is empty.")
     fitting = _fitting(file, rows, len(header))
     first = list(islice(fitting, LOOKED_AT))
+    if not first:
+        raise InputError(f"{file.name!r} has a header and no rows: give a file with texts.")
     words = {name: any(place < len(row) and _is_word(row[place]) for row in first) for place, name in enumerate(header)}
     name = column or _text_column(file.name, words)
     if name not in header:

@@ -46,7 +46,8 @@ class TinyHub:
             host), `no ranges` (asked for a range, all is sent), `other bytes` (weights are not the listed ones, and
             the server's ETag tells), `other bytes silently`, `longer` (weights have more bytes than are listed),
             `tag X`, `commit X`, `sha X` (the hash that names a file, its revision, or the listed one is X), `endless`
-            (what is sent for a file goes on with blanks until the client has had enough).
+            (what is sent for a file goes on with blanks until the client has had enough), `other tokenizer` (of the
+            listed length), `says X` (X, and not what a Hub says of a model), `bare` (files come without their headers).
             `X once` ends with the first time that weights are asked for.
         asked: (method, path, range) of every request.
         authorized: the paths that were asked for with a token.
@@ -201,6 +202,10 @@ class _Handler(BaseHTTPRequestHandler):
                 files[-1]["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
         faults = self.hub.faults(repo, found[2], weights=False)
         sha = next((fault.removeprefix("sha ") for fault in faults if fault.startswith("sha ")), found[1])
+        said = next((fault.removeprefix("says ") for fault in faults if fault.startswith("says ")), None)
+        if said is not None:
+            self._send(200, said.encode(), {"Content-Type": "application/json"})
+            return
         answer = json.dumps({"id": repo, "modelId": repo, "sha": sha, "siblings": files, "tags": []}).encode()
         self._send(200, answer, {"Content-Type": "application/json"})
 
@@ -229,6 +234,10 @@ class _Handler(BaseHTTPRequestHandler):
         for fault in faults:
             kind, _, name_told = fault.partition(" ")
             headers |= {"tag": {"ETag": f'"{name_told}"'}, "commit": {"X-Repo-Commit": name_told}}.get(kind, {})
+        if "bare" in faults:
+            headers = {}
+        if "other tokenizer" in faults and name == "tokenizer.json":
+            data = data.replace(b"e", b"a")
         if redirected:
             port = self.hub.address.rpartition(":")[2]
             headers |= {"ETag": '"of the redirect"', "X-Linked-ETag": f'"{tag}"', "X-Linked-Size": str(len(data))}

@@ -193,7 +193,7 @@ def download(repo: str, revision: str | None, cache: Path, progress: Progress) -
     check_names(sizes, shown)
     folder = side_files(listing, progress)
     with explaining(shown):
-        index = [] if SINGLE in sizes else [_file(listing, INDEX, listing.commit, progress)]
+        index = [] if SINGLE in sizes else [_small(listing, INDEX, listing.commit, progress)]
         weights = shard_names(index[0], shown) if index else [SINGLE]
         _check_disk(folder, weights, sizes, shown)
         total, before = sum(sizes.get(name, 0) for name in weights), 0
@@ -216,20 +216,20 @@ def side_files(listing: Listing, progress: Progress) -> Path:
     if "config.json" not in listing.sizes:
         raise InputError(f"{shown} holds no config.json: name a model saved by save_pretrained.")
     with explaining(shown):
-        config = _file(listing, "config.json", listing.revision, progress)  # notes the commit too
+        config = _small(listing, "config.json", listing.revision, progress)  # notes the commit too
         check_config(config, shown)
         if config.parent.name != listing.commit:
             raise AnalysisError(f"{shown} was changed on the Hub at this very moment: try again.")
         for name in sorted(listing.sizes):
             if SIDE_FILES.fullmatch(name) and name != "config.json":
-                _file(listing, name, listing.commit, progress)
+                _small(listing, name, listing.commit, progress)
     return config.parent
 
 
 def small_file(listing: Listing, name: str, progress: Progress) -> Path:
     """One JSON file of a revision, in the Hub's own cache; errors as for `side_files`."""
     with explaining(listing.shown):
-        return _file(listing, name, listing.commit, progress)
+        return _small(listing, name, listing.commit, progress)
 
 
 def downloaded(repo: str, revision: str | None) -> tuple[Path, str] | None:
@@ -254,19 +254,32 @@ def check_kept(folder: Path, shown: str, cache: Path) -> None:
         AnalysisError: one of them is not what was downloaded.
     """
     for path in folder.iterdir():
-        name = path.resolve().name
-        if re.fullmatch("[0-9a-f]{64}", name) and path.is_file():
-            fine = file_sha256(path, cache) == name
-        elif re.fullmatch("[0-9a-f]{40}", name) and path.is_file():  # what git would call it
-            content = path.read_bytes()
-            fine = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == name
-        else:
-            continue
-        if not fine:
+        if path.is_file() and not _is_as_named(path, lambda path: file_sha256(path, cache)):
             raise AnalysisError(
                 f"{path.name} of {shown} is damaged on this disk: delete the model from the Hub's cache (`hf cache`) and "
                 "download it again."
             )
+
+
+def _is_as_named(path: Path, sha256: Callable[[Path], str]) -> bool:
+    """Whether a file in the Hub's cache is what its name there says, where that is a hash of it."""
+    name = path.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", name):
+        return sha256(path) == name
+    if re.fullmatch("[0-9a-f]{40}", name):  # what git would call it; what stands between may use the SHA-1 alone
+        content = path.read_bytes()
+        whole = (b"blob %d\0" % len(content) + content, content)
+        return name in [hashlib.sha1(each, usedforsecurity=False).hexdigest() for each in whole]
+    return True
+
+
+def _small(listing: Listing, name: str, revision: str | None, progress: Progress) -> Path:
+    """Downloads a file that is no weights, and throws it away where it is not the one that the server told of."""
+    path = _file(listing, name, revision, progress)
+    if not _is_as_named(path, lambda path: hashlib.sha256(path.read_bytes()).hexdigest()):
+        _throw_away(path)
+        raise _not_as_listed(listing, name)
+    return path
 
 
 def _file(
@@ -322,16 +335,20 @@ def _check_sha256(path: Path, listing: Listing, cache: Path, progress: Progress)
     """Removes a downloaded file that is not the listed one, and says so."""
     expected = listing.sha256.get(path.name)
     if expected and file_sha256(path, cache, progress) != expected:
-        for bad in (path.resolve(), path):  # the content and the link to it
-            with contextlib.suppress(OSError):
-                bad.unlink()
+        _throw_away(path)
         raise _not_as_listed(listing, path.name)
+
+
+def _throw_away(path: Path) -> None:
+    for each in (path.resolve(), path):  # the content and the link to it
+        with contextlib.suppress(OSError):
+            each.unlink()
 
 
 def _not_as_listed(listing: Listing, name: str) -> AnalysisError:
     return AnalysisError(
-        f"What was sent for {name} of {listing.shown} is not what the Hub lists, and it was thrown away: try again, and "
-        "if it stays so, do not trust that server (HF_ENDPOINT)."
+        f"The {name} of {listing.shown} is not what the Hub lists, and it was thrown away: try again, and if it stays so, do "
+        "not trust that server (HF_ENDPOINT)."
     )
 
 
@@ -443,13 +460,15 @@ def _explained(error: Exception, shown: str) -> HeadscopeError:
             f"There is no model {shown} on the Hub, or it is private: check the spelling (org/name), or log in with "
             "`hf auth login`."
         )
-    if isinstance(error, errors.EntryNotFoundError) and status == 404:
-        return AnalysisError(f"A file of {shown} is missing on the Hub although it is listed: try again later.")
+    if isinstance(error, errors.HfHubHTTPError) and status == 404 and "/resolve/" in error.response.url.path:
+        return AnalysisError(f"A file of {shown} is missing on the Hub (404) although it is listed: try again later.")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return AnalysisError(f"{shown} is not on this disk and HF_HUB_OFFLINE forbids the Hub: unset it and try again.")
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
         return _explained(error.__cause__, shown)
-    if isinstance(error, json.JSONDecodeError):
+    no_hub = (json.JSONDecodeError, TypeError, KeyError, AttributeError, RecursionError, errors.FileMetadataError)
+    odd = isinstance(error, no_hub) or isinstance(error.__cause__, errors.FileMetadataError)
+    if odd or type(error).__name__ == "DecodingError" or (isinstance(error, ValueError) and status is None):
         return AnalysisError(f"What the server says of {shown} is not what a Hub says: check HF_ENDPOINT.")
     if status in (401, 403):
         return AnalysisError(
@@ -457,15 +476,22 @@ def _explained(error: Exception, shown: str) -> HeadscopeError:
         )
     if status == 429:
         return AnalysisError(f"The Hub has had too many requests (429): wait some minutes and ask for {shown} again.")
+    if status == 404:
+        return InputError(
+            f"The Hub has nothing that is called {shown} (404): check the spelling (org/name) and HF_ENDPOINT."
+        )
     if status is not None:
-        return AnalysisError(f"The Hub answered {status} when asked for {shown}: try again later.")
+        what = "try again later" if status >= 500 else "check HF_ENDPOINT, or try again later"
+        return AnalysisError(f"The Hub answered {status} when asked for {shown}: {what}.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return AnalysisError(
             f"{shown} cannot be kept on this disk ({error.strerror}): free some space or point HF_HOME elsewhere."
         )
     cut = "Consistency" in str(error) or type(error).__name__ in ("RemoteProtocolError", "IncompleteRead", "ReadError")
     if cut or isinstance(error, RuntimeError):
-        return AnalysisError(f"The download of {shown} broke off: try again; what arrived complete is kept.")
+        return AnalysisError(
+            f"The connection to the Hub for {shown} broke off: try again; what arrived complete is kept."
+        )
     return AnalysisError(
         f"The Hub could not be reached for {shown} ({type(error).__name__}): check the network and HF_ENDPOINT, or "
         "name a folder."

@@ -64,6 +64,7 @@ def test_each_file_format_gives_its_texts(tmp_path: Path) -> None:
         ("x.csv", b"a,b\n1,2\n", "No column of"),
         ("x.csv", b"", "holds no text"),
         ("x.csv", b"\n\n", "no CSV"),
+        ("x.csv", b"text\n", "has a header and no rows"),
         ("x.parquet", b"PAR1 not really", "no Parquet"),
     ],
 )

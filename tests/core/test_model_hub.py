@@ -114,6 +114,15 @@ def test_shards_are_those_of_the_index(hub: TinyHub, tmp_path: Path) -> None:
         ("429", AnalysisError, "too many requests"),
         ("500", AnalysisError, "500"),
         ("503", AnalysisError, "503"),
+        ("404", InputError, "nothing that is called org/model (404)"),
+        ("418", AnalysisError, "answered 418 when asked for org/model: check HF_ENDPOINT"),
+        ("bare", AnalysisError, "is not what a Hub says"),
+        ("says []", AnalysisError, "is not what a Hub says"),
+        ("says null", AnalysisError, "is not what a Hub says"),
+        ("says 5", AnalysisError, "is not what a Hub says"),
+        ("says " + "[" * 200_000, AnalysisError, "is not what a Hub says"),
+        ('says {"id": "a", "sha": "b", "siblings": [1, 2]}', AnalysisError, "is not what a Hub says"),
+        ('says {"id": "a", "sha": "b", "lastModified": "never"}', AnalysisError, "is not what a Hub says"),
         ("truncated", AnalysisError, "broke off"),
     ],
 )
@@ -124,6 +133,18 @@ def test_one_sentence_for_every_fault(
     error = refused("org/model", tmp_path)
     assert type(error) is kind and says in str(error)
     assert ready("org/model", cache=tmp_path) is None
+
+
+def test_a_small_file_that_is_not_the_one_that_was_told_of(hub: TinyHub, tmp_path: Path) -> None:
+    """Another tokenizer of the same length would give other numbers without a word."""
+    hub.fault = "other tokenizer"
+    assert "The tokenizer.json of org/model is not what the Hub lists" in str(refused("org/model", tmp_path))
+    hub.fault = ""
+    files = resolve("org/model", cache=tmp_path)
+    assert (files.folder / "tokenizer.json").read_bytes() == hub.repos["org/model"]["tokenizer.json"]
+    (files.folder / "tokenizer.json").resolve().write_bytes(b"{}")  # the disk's fault, while the Hub is there
+    assert "not what the Hub lists" in str(refused("org/model", tmp_path))
+    assert resolve("org/model", cache=tmp_path).sha256 == files.sha256
 
 
 def test_what_is_not_there(hub: TinyHub, tmp_path: Path) -> None:
