@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import streamlit as st
@@ -10,8 +11,10 @@ from streamlit.navigation.page import StreamlitPage
 from app import cache, jobs, preload, sidebar, state, widgets
 from app.rules import rules
 from core.figures import Look, head
+from core.store import Store
 
 LOGO = Path(__file__).with_name("logo.svg")
+HISTORY = Path(__file__).with_name("live") / "history.html"
 
 
 def draw() -> None:
@@ -21,12 +24,18 @@ def draw() -> None:
     chosen = st.navigation(_pages())
     st.logo(LOGO, size="large")
     widgets.style()
+    st.html(HISTORY, unsafe_allow_javascript=True)  # our own, the same for everybody
     sidebar.draw()
     state.publish()
     if chosen.url_path:  # all but the first page show tables
         preload.tables()
     for sentence in state.misread(chosen.url_path):
         widgets.problem(sentence)
+    if trouble := Store().trouble:
+        widgets.warning(
+            f"Results cannot be kept on the disk of this server ({html.escape(trouble)}): until there is room again, what is "
+            "computed is gone when it ends."
+        )
     with jobs.answering():
         chosen.run()
     state.publish()

@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 
 LEFTOVER_SECONDS = 14 * 24 * 3600
+_unkept: dict[Path, str] = {}
 AT_WORK_SECONDS = 600
 """A run that has kept nothing new for so long may be one that was left."""
 """After this long, what a killed run left is no longer waited for."""
@@ -67,6 +68,11 @@ class Store:
         self.folder = Path(folder) if folder else default_folder()
         self.max_bytes = max_bytes
         self.enabled = enabled
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this process could not keep its last result here, as `No space left on device`; None where it was kept."""
+        return _unkept.get(self.folder)
 
     @property
     def results(self) -> Path:
@@ -97,7 +103,9 @@ class Store:
         try:
             write_result(self._path(kind, key), result, _canonical(key))
             self._bound()
+            _unkept.pop(self.folder, None)
         except OSError as error:
+            _unkept[self.folder] = error.strerror or str(error)
             log.warning("The result could not be kept in %s (%s); it will be computed again.", self.results, error)
 
     def partial(self, kind: str, key: Mapping[str, Any]) -> Path:

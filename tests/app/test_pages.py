@@ -23,6 +23,7 @@ from core.errors import AnalysisError, InputError
 from core.figures import words
 from core.kept import bundled
 from core.settings import Progress, no_progress
+from core.store import Store
 from tests.app.arrays import RIVER, TOKENS, ArrayAnalysis, planted
 from tests.app.conftest import MAIN, read, settled, text_of
 
@@ -315,6 +316,12 @@ def test_a_step_of_an_address_that_was_not_kept(visit: Visit) -> None:
     test.select_slider(key="step-slider").set_value(128).run()
     assert "none of the checkpoints" not in text_of(test) and param(test, "step") == "128"
     assert "none of the checkpoints" not in text_of(fine(visit("dynamics", step="64")))
+
+
+def test_every_page_says_that_results_cannot_be_kept(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.store._unkept", {Store().folder: "No space left on device"})
+    test = fine(visit("method"))
+    assert "Results cannot be kept on the disk of this server (No space left on device)" in text_of(test)
 
 
 def test_many_tokens_that_the_model_never_gives_are_named_together(visit: Visit) -> None:

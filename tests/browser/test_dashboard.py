@@ -105,6 +105,25 @@ def test_every_page_stands(new_page: NewPage, first_visit: str, name: str, width
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width, "the page is wider than the screen"
 
 
+def test_back_leads_to_the_page_before(page: Page, first_visit: str) -> None:
+    """However often a choice changed the address, and with all that was chosen; forward too."""
+    visit(page, f"/encoding?{first_visit}")
+    page.get_by_role("link", name="Steering").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("knob")
+    slider = page.get_by_role("slider").first
+    asked = [press(page, slider, key) for key in ("End", "ArrowLeft", "ArrowLeft")][-1]
+    edit = urlsplit(page.url).query
+    assert "edit=" in edit
+    page.go_back()
+    expect(page.get_by_role("radio", name="Sparsity")).to_be_visible()
+    settle(page)
+    assert urlsplit(page.url).path == "/encoding"
+    page.go_forward()
+    expect(page.get_by_role("slider").first).to_have_attribute("aria-valuetext", asked)
+    settle(page)
+    assert urlsplit(page.url).path == "/steering" and "edit=" in page.url
+
+
 def bars(page: Page, side: str) -> list[float]:
     """The probabilities that the next-token chart shows, in per cent."""
     shown = page.locator(f".knob-pair .knob-value-{side}").all_inner_texts()

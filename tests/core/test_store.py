@@ -113,6 +113,20 @@ def test_what_killed_runs_left_is_swept_away(tmp_path: Path) -> None:
     assert store.get("thing", {}, Outer) is not None
 
 
+def test_a_result_that_could_not_be_kept_is_told_until_one_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "core.store.write_result", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
+        store.put("thing", {}, example())
+    assert (
+        store.trouble == Store(tmp_path).trouble == "No space left on device" and Store(tmp_path / "b").trouble is None
+    )
+    store.put("thing", {}, example())
+    assert store.trouble is None
+
+
 def test_runs_that_were_left_make_room(tmp_path: Path) -> None:
     """Of what cancelled runs leave only so much is kept, the newest; what may be at work stays."""
     store = Store(tmp_path)
