@@ -7,9 +7,12 @@ fp32 under the file's SHA-256, so that the second time is an ordinary load and a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from core.model.weights import file_sha256, readable
 from core.settings import Progress, no_progress, tell_bytes
 
 MAGIC = b"GGUF"
+_alone = threading.Lock()
+"""Held while the readers of other packages are changed for a conversion."""
 HASHES = "converted.json"
 """File of a conversion that holds the SHA-256 of all others."""
 
@@ -67,8 +72,9 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
     with scratch_folder(target) as folder:
         progress(f"Unpacking {path.name} (once)", None)
         try:
-            _check_room(path, target.parent)
-            _unpack(path, folder / "model", progress)
+            with _parsing_once():
+                _check_room(path, target.parent)
+                _unpack(path, folder / "model", progress)
         except (HeadscopeError, MemoryError):
             raise
         except OSError as error:
@@ -145,6 +151,24 @@ def _unpack(path: Path, folder: Path, progress: Progress) -> None:
             del model.config.quantization_config
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _parsing_once() -> Iterator[None]:
+    """Within, what a GGUF file says beside its numbers is parsed once, which takes seconds, and not by each part of
+    transformers that wants some of it; the table of tensor names is made once and not for each module of the model."""
+    import gguf
+
+    own: Any = gguf
+    with _alone:
+        parse, names = own.GGUFReader, own.get_tensor_name_map
+        parsed = functools.cache(parse)
+        own.GGUFReader = lambda path, *more: parsed(os.path.realpath(path), *more)
+        own.get_tensor_name_map = functools.cache(names)
+        try:
+            yield
+        finally:
+            own.GGUFReader, own.get_tensor_name_map = parse, names
 
 
 @contextlib.contextmanager
