@@ -460,8 +460,7 @@ def dynamics(series: str) -> Dynamics | Job:
         return bundled_dynamics()
     rules().check_own("measuring other checkpoints, or training,")
     run = runs.parse(series)
-    if run is None:
-        notice_changes(*runs.places(series))
+    notice_changes(*([run.corpus] if run else runs.places(series)))
     title = f"Measuring {series}" if run is None else run.title
     job = jobs.analyses().submit(("dynamics", series), title, lambda p: _measure(series, run, p), owner=state.session())
     return job.result if job.state == "done" else job

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
 from starlette.datastructures import Headers
@@ -24,10 +25,11 @@ WIDGETS = 1000
 """In one message, of the tens that a page has."""
 HASHES = 10_000
 """Messages that a browser says it still has, of the some hundreds that it keeps."""
-PACE = 50.0
-"""Messages a second that one connection is heard with for long; the rest waits where it came from. A page sends some tens."""
-AT_ONCE = 500.0
-"""Messages that may come faster than that, once."""
+PACE, OF_ADDRESS = 30.0, 60.0
+"""Messages a second that a connection, and all of an address, are heard with for long; the rest waits where it came from. A
+page sends one when a slider is let go or a key is pressed, and some a second while it waits."""
+AT_ONCE = 2.0
+"""Seconds whose messages may come at once."""
 SILENT = 20.0
 """Seconds after which a connection that asked for nothing is closed."""
 OPEN = 65_536
@@ -58,18 +60,17 @@ class Seldom(logging.Filter):
 
 
 class Pace:
-    """Lets steps through at `PACE` a second; those not taken are saved up, to `AT_ONCE`."""
+    """Lets steps through at so many a second; those not taken are saved up, for `AT_ONCE` seconds."""
 
-    def __init__(self) -> None:
-        self.left = AT_ONCE
-        self.at = time.monotonic()
+    def __init__(self, steps: float) -> None:
+        self.steps, self.left, self.at = steps, AT_ONCE * steps, time.monotonic()
 
     async def step(self) -> None:
         now = time.monotonic()
-        self.left = min(AT_ONCE, self.left + PACE * (now - self.at)) - 1
+        self.left = min(AT_ONCE * self.steps, self.left + self.steps * (now - self.at)) - 1
         self.at = now
         if self.left < 0:
-            await asyncio.sleep(-self.left / PACE)
+            await asyncio.sleep(-self.left / self.steps)
 
 
 class Guard:
@@ -78,13 +79,14 @@ class Guard:
     Of the kinds of messages Streamlit knows some are for who develops an app: one tells the names of the host's files,
     another empties everybody's cache. On a `shared` server they are dropped, and the counts of its caches are not told; the
     dashboard of one's own computer hears its own pages alone. A frame that is no message ends the socket. A connection that
-    sends without end is heard at its `Pace`, so that others have their turn.
+    sends without end is heard at a `Pace`, and so are all of an address, so that others have their turn.
     """
 
     def __init__(self, app: ASGIApp, *, shared: bool) -> None:
         self.app = app
         self.shared = shared
         self.told = -AGAIN
+        self.paces: WeakValueDictionary[str, Pace] = WeakValueDictionary()  # of the addresses that are connected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
@@ -97,7 +99,9 @@ class Guard:
 
     async def _listen(self, scope: Scope, receive: Receive, send: Send) -> None:
         ended = False
-        pace = Pace()
+        address = (scope.get("client") or ("",))[0]
+        together = self.paces.setdefault(address, Pace(OF_ADDRESS))
+        alone = Pace(PACE)
 
         async def sifted() -> Message:
             nonlocal ended
@@ -105,7 +109,8 @@ class Guard:
                 message = await receive()
                 if message["type"] != "websocket.receive":
                     return message
-                await pace.step()
+                await alone.step()
+                await together.step()
                 kind = kind_of(message.get("bytes"))
                 if kind and (kind in BROWSERS or not self.shared):
                     return message

@@ -19,7 +19,6 @@ from app.rules import rules
 from app.share import View
 from app.state import Choice
 from core.encoding import Encoding
-from core.errors import HeadscopeError
 from core.figures import words
 from core.model.weights import write_atomically
 from core.results import plain
@@ -121,8 +120,7 @@ def _report(shown: View) -> None:
         job = None
     if job is None:
         if st.button("Write a report", key="share-report", help="One HTML file with every figure; needs no network."):
-            _start(shown)
-            st.rerun(scope="app")
+            widgets.start(lambda: _start(shown))
     elif job.state == "done":
         path: Path = job.result
         st.download_button(
@@ -168,15 +166,12 @@ def _waiting(job: Job) -> None:
 
 
 def _start(shown: View) -> None:
-    try:
-        rules().check_prompt(shown.prompt or "")
-        if shown.sampling is not None:
-            rules().check_sampling(shown.sampling)
-        jobs.generation().submit(
-            ("report", shown), "Writing a report", lambda progress: write(shown, progress), owner=state.session()
-        )
-    except HeadscopeError as error:
-        widgets.problem(error)
+    rules().check_prompt(shown.prompt or "")
+    if shown.sampling is not None:
+        rules().check_sampling(shown.sampling)
+    jobs.generation().submit(
+        ("report", shown), "Writing a report", lambda progress: write(shown, progress), owner=state.session()
+    )
 
 
 def write(shown: View, progress: Progress) -> Path:

@@ -226,8 +226,14 @@ class Lane:
             return self._line().index(job) + 1 if job in self._queue else 0
 
     def _line(self) -> list[Job]:
-        """Who waits, in the order in which they are served."""
-        return sorted(self._queue, key=lambda job: (job.watched_by_others("") == 0, job.turn))
+        """Who waits, in the order in which they are served: of every address one in turn, of these each visitor in turn."""
+        before: Counter[str] = Counter()
+        places = {}
+        for job in sorted(self._queue, key=lambda job: (job.watched_by_others("") == 0, job.turn)):
+            address = _address(min(job.owners, default=""))
+            places[job.key] = (job.watched_by_others("") == 0, before[address], job.turn)
+            before[address] += 1
+        return sorted(self._queue, key=lambda job: places[job.key])
 
     def seconds_to_wait(self, job: Job) -> float | None:
         """About how long until it is served, from how long others took; None until that can be told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from app import cache, jobs, preload, sidebar, state, widgets
 from app.rules import rules
+from app.turns import taking_turns
 from core.figures import Look, head
 from core.store import Store
 
@@ -19,6 +21,11 @@ HISTORY = Path(__file__).with_name("live") / "history.html"
 
 def draw() -> None:
     """One run of the script for one visitor."""
+    with taking_turns(state.place()) if rules().shared else contextlib.nullcontext():
+        _draw()
+
+
+def _draw() -> None:
     st.set_page_config(page_title="Headscope", page_icon=LOGO, layout="wide")
     state.start()
     chosen = st.navigation(_pages())

@@ -17,6 +17,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from streamlit import net_util
+from streamlit.components.v2.bidi_component import serialization
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.NewSession_pb2 import CustomThemeConfig
 from streamlit.runtime import app_session
@@ -49,6 +50,7 @@ async def lifespan(server: st.App) -> AsyncIterator[None]:
     logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").setLevel(logging.ERROR)
     logging.getLogger("asyncio").addFilter(guard.Seldom("socket.accept() out of system resource"))
     logging.getLogger("streamlit.web.server.starlette.starlette_websocket").addFilter(guard.Seldom("Rejecting"))
+    logging.getLogger(serialization.__name__).addFilter(guard.Seldom("Failed to deserialize component state"))
     sys.setswitchinterval(SWITCH)
     guard.open_many_files()
     memory.keep_flat()

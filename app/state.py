@@ -195,11 +195,19 @@ def start() -> None:
     else:
         _begin()
         # last: any of the lines before may be where a run is cut short
-        st.session_state["session"] = f"{uuid.uuid4().hex}@{_place()}"
+        st.session_state["session"] = f"{uuid.uuid4().hex}@{place()}"
+    _put_right()
     _remember()
 
 
-def _place() -> str:
+def _put_right() -> None:
+    """A message made by hand can fill a field with what is no text: then what it began with stands there."""
+    for key, (default, _, _) in _FIELDS.items():
+        if isinstance(default, str) and not isinstance(st.session_state.get(key, default), str | None):
+            st.session_state[key] = default
+
+
+def place() -> str:
     """The network address of the visitor, for the fairness of lines; "" where there is none."""
     with contextlib.suppress(AttributeError):
         return str(st.context.ip_address or "")
@@ -255,6 +263,8 @@ def _shortened(key: str, given: list[str]) -> str | None:
         return f"The address gives {key} {len(given):,} times: the last one, {quoted(short(text, 40))}, was taken."
     if key == "prompt" and len(text) > (most := rules().most_prompt):
         return f"The prompt of the address has {len(text):,} characters: the first {most:,}, the most, were taken."
+    if key == "name" and len(text) > NAME_LENGTH:
+        return f"The name in the address has {len(text):,} characters: the first {NAME_LENGTH}, the most, were taken."
     if key == "edit" and (named := len(_read_edits(text))) > MOST_TOKENS:
         return f"The address names {named:,} tokens to steer: the first {MOST_TOKENS}, the most at once, were taken."
     if key == "rows" and (named := text.count(",") + 1) > MOST_ROWS:

@@ -309,7 +309,13 @@ def _encode(
                 [part for _, part in batch], add_special_tokens=False, return_attention_mask=False, verbose=False
             )
         for (place, _), ids in zip(batch, encoded["input_ids"], strict=True):
-            found[place].append(np.asarray(ids, dtype=np.int32))
+            try:
+                found[place].append(np.asarray(ids, dtype=np.int32))
+            except OverflowError as error:
+                raise AnalysisError(
+                    f"The model's tokenizer gives the token id {max(ids):,}, and no model has so many tokens: use the "
+                    "tokenizer that belongs to it."
+                ) from error
     return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]
 
 
@@ -363,6 +369,11 @@ def _split(
     documents: list[np.ndarray], held_out: float, random: np.random.Generator, name: str
 ) -> tuple[list[int], list[int]]:
     """Documents in a seeded order, each to the part that is behind its share, so both get whole documents."""
+    if not sum(map(len, documents)):
+        raise AnalysisError(
+            f"The model's tokenizer makes no more than a token of any text of {quoted(name)}: it is damaged, or the text is in "
+            "a writing that it does not know."
+        )
     if len(documents) < 2:
         raise AnalysisError(
             f"The corpus {quoted(name)} is one document of {sum(map(len, documents)):,} tokens, and one that fits and one that "

@@ -115,12 +115,13 @@ class Store:
         return folder
 
     def _bound_partial(self, beginning: Path) -> None:
-        left = [(_age(path), path) for path in beginning.parent.glob("*") if path != beginning]
         space = 0
-        for age, path in sorted(left):  # what was written last stays
-            space += sum(_size(file) for file in path.rglob("*"))
-            if space > self.max_bytes // 2 and age > AT_WORK_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # where it may not be looked at nothing is kept
+            left = [(_age(path), path) for path in beginning.parent.glob("*") if path != beginning]
+            for age, path in sorted(left):  # what was written last stays
+                space += sum(_size(file) for file in path.rglob("*"))
+                if space > self.max_bytes // 2 and age > AT_WORK_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
         return self.results / f"{kind}-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.safetensors"

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from core import __version__
-from core.cli.streams import Remarks, arriving, prepare, remark
+from core.cli.streams import Remarks, arriving, prepare, remark, told_to_stop
 from core.errors import Cancelled, HeadscopeError, is_out_of_memory
 
 
@@ -55,7 +55,7 @@ class _Group(_Command, click.Group):
         except BrokenPipeError:
             os._exit(0)
         except BaseException as error:
-            if _told and not _debug():  # code that is being loaded makes an ImportError of it
+            if told_to_stop and not _debug():  # code that is being loaded makes an ImportError of it
                 _stopped()
             if is_out_of_memory(error) and not _debug():
                 remark("headscope: There is not enough memory: use fewer --positions or a smaller model.")
@@ -71,18 +71,15 @@ class _Group(_Command, click.Group):
             sys.exit(1)
 
 
-_told: list[int] = []  # the signals that asked for an end; click and Ray make exceptions of their own of ours
-
-
 def _terminated(number: int, _: object) -> None:
     """SIGTERM ends a command as Ctrl-C does: what it holds is let go of on the way out."""
-    _told.append(number)
+    told_to_stop.append(number)
     raise KeyboardInterrupt
 
 
 def _stopped() -> NoReturn:
     remark("\nStopped; the same command goes on from what could be kept.")
-    sys.exit(143 if signal.SIGTERM in _told else 130)
+    sys.exit(143 if signal.SIGTERM in told_to_stop else 130)
 
 
 def _debug() -> bool:

@@ -9,7 +9,21 @@ from typing import Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import OutputFile, Telling, check_edits, deliver, edits_of, open_analysis, shared, with_edits
+from core.cli.shared import (
+    OutputFile,
+    Telling,
+    check_edits,
+    deliver,
+    edits_of,
+    is_given,
+    open_analysis,
+    shared,
+    with_edits,
+)
+from core.errors import InputError
+
+OF_TEXTS = ("chat", "samples", "new_tokens", "temperature", "top_k", "top_p", "noise_seed")
+"""The options that mean nothing without --prompt."""
 
 
 @cli.command()
@@ -49,6 +63,10 @@ def report(
     from core.results import Sampling
 
     check_edits(tokens)
+    if prompt is None and (idle := next((name for name in OF_TEXTS if is_given(name)), None)):
+        raise InputError(
+            f"--{idle.replace('_', '-')} is of texts that go on from a prompt: give --prompt too, or leave it away."
+        )
     seed = options["seed"] if noise_seed is None else noise_seed
     texts = prompt is not None and samples
     sampling = Sampling(samples, new_tokens, temperature, top_k, top_p, seed) if texts else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from core.cli.streams import remark, say, say_json
+from core.cli.streams import remark, say, say_json, told_to_stop
 from core.errors import InputError
 from core.settings import DEVICES, DTYPES, Settings, step_of
 from core.words import quoted, whole_characters
@@ -155,6 +155,8 @@ class Telling:
         self.phrase, self.shown, self.live = "", 0.0, sys.stderr is not None and sys.stderr.isatty()
 
     def __call__(self, phrase: str, share: float | None) -> None:
+        if told_to_stop:
+            raise KeyboardInterrupt
         now = time.monotonic()
         if not self.live:
             if step_of(phrase) != step_of(self.phrase):

@@ -27,6 +27,11 @@ PLAIN = {"−": "-", "–": "-", "×": "x", "…": "...", "’": "'", "‖": "|"
 """Signs that have a plain form, for an output that does not know them."""
 
 
+told_to_stop: list[int] = []
+"""The signals that asked for an end. Their exception alone is not enough: click and Ray make one of their own of it, and
+code that is being loaded, or that lets an object go, swallows it."""
+
+
 def prepare() -> None:
     """Make sure that both streams are there and take any character; run once, before anything is opened."""
     for number in range(3):

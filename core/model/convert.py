@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -94,11 +95,19 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
 
 
 def _check_room(path: Path, folder: Path) -> None:
-    """Raises `AnalysisError` if the unpacked model does not fit into memory (twice, for a moment) or on the disk."""
+    """Raises `AnalysisError` if the file speaks of more layers than it has, or what it unpacks to does not fit into memory
+    (twice, for a moment) or on the disk."""
     import gguf
     import psutil
 
-    numbers = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
+    read = gguf.GGUFReader(path)
+    numbers = sum(int(tensor.n_elements) for tensor in read.tensors)
+    for key, field in read.fields.items():
+        if key.endswith(".block_count") and (layers := int(field.contents())) > max(len(read.tensors), 1000):
+            raise AnalysisError(
+                f"{path.name} speaks of {layers:,} layers and holds {len(read.tensors):,} tensors: it is damaged, so copy it "
+                "again."
+            )
     rooms = {
         "memory": (8 * numbers, psutil.virtual_memory().available),
         "disk": (4 * numbers, shutil.disk_usage(folder).free),
@@ -116,6 +125,15 @@ def _refusal(path: Path, error: Exception) -> AnalysisError:
     # the reader takes what there is of a tensor for the whole
     if "cannot reshape array of size" in text or "must be a divisor of the total size" in text:
         return AnalysisError(f"{path.name} ends before its last tensor: it did not arrive whole, so copy it once more.")
+    if "ignore_mismatched_sizes" in text:
+        return AnalysisError(
+            f"What {path.name} says of its model does not describe the tensors in it: it is damaged or was made wrongly, so "
+            "copy it again, or name a safetensors folder of the same model."
+        )
+    if "out of bounds for axis 0 with size 0" in text:
+        return AnalysisError(f"{path.name} ends inside of its header: it is damaged, so copy it again.")
+    text = text.replace(str(path.parent), "").replace(str(path.resolve().parent), "")
+    text = re.sub(r"\S*[/\\]alone[/\\]", "", text)  # where it lay as it was read
     reason = text if 0 < len(text) <= 200 else type(error).__name__
     return AnalysisError(
         f"transformers cannot unpack {path.name} ({reason}): use a GGUF of an architecture it supports, or a "

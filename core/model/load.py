@@ -290,12 +290,21 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         raise
     except Exception as error:
         raise AnalysisError(
-            f"The tokenizer of {name} cannot be loaded ({_short(error)}): save a tokenizer.json beside the model."
+            f"The tokenizer of {name} cannot be loaded ({_short(error)}): "
+            + (
+                f"copy its {', '.join(there)} again."
+                if (there := sorted(path.name for path in folder.glob("*.json") if TOKENIZER.match(path.name)))
+                else "save a tokenizer.json beside the model."
+            )
         ) from error
     merges: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if getattr(merges, "dropout", None):
         merges.dropout = None  # or else no text would be the same tokens twice
     return tokenizer
+
+
+TOKENIZER = re.compile("tokenizer|special_tokens|added_tokens|vocab")
+"""How the names of files begin that are a tokenizer's."""
 
 
 def _require_bounded(path: Path, name: str) -> None:

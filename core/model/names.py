@@ -76,6 +76,10 @@ def _path(name: str, shown: str) -> Path:
     try:
         path = Path(name).expanduser()
         path.is_dir()
+    except PermissionError as error:
+        raise InputError(
+            f"{shown} cannot be read ({error.strerror}): check who may read it, or give {FORMS}."
+        ) from error
     except (OSError, RuntimeError, ValueError):
         raise InputError(f"{shown} cannot be a path here (too long, or of an unknown user): give {FORMS}.") from None
     return path

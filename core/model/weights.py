@@ -135,6 +135,10 @@ def read_json(path: Path, shown: str) -> dict[str, object]:
         with path.open("rb") as file:
             text = file.read(MAX_HEADER + 1)
         content = json.loads(text) if len(text) <= MAX_HEADER else None
+    except PermissionError as error:
+        raise InputError(
+            f"The {path.name} of {shown} cannot be read ({error.strerror}): check who may read it."
+        ) from error
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):

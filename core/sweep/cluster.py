@@ -220,14 +220,18 @@ class _Driver:
         """CPUs of a task, so that there is a machine that has them."""
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         cpus, wanted = [int(node.get("CPU", 0)) for node in nodes], self.plan.tasks
-        most = {"threads": max(cpus, default=0), "gpus": max((node.get("GPU", 0) for node in nodes), default=0)}
+        most = {
+            "threads": max(cpus, default=0),
+            "gpus": max((node.get("GPU", 0) for node in nodes), default=0),
+            "memory_gb": max((node.get("memory", 0) for node in nodes), default=0) / 2**30,
+        }
         for name, there in most.items():
             if getattr(wanted, name) > there:
                 raise InputError(
                     f"The plan {self.plan.name!r} wants {name} = {getattr(wanted, name):g} for a task, but no machine has "
                     f"more than {there:g}: ask for less."
                 )
-        return wanted.threads or max(1, min(most["threads"], sum(cpus) // max(1, tasks)))
+        return wanted.threads or max(1, min(max(cpus, default=0), sum(cpus) // max(1, tasks)))
 
     def _board(self) -> Any:
         """Where tasks say how far they are: beside this process, so that it outlives other machines, and started again

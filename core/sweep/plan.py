@@ -39,6 +39,7 @@ BUNDLED = ("sampler", "python-docs")
 LARGEST_PLAN = 2**20
 """Bytes of a plan file."""
 LONGEST_KEY = 1000
+MOST_PARTS = 100
 """Characters of a name in a plan."""
 
 
@@ -138,9 +139,12 @@ def read_plan(path: str | Path) -> Plan:
 
 def parse_plan(text: str, name: str) -> Plan:
     """The plan that stands in a text; see `read_plan`."""
-    if re.search(rf"(?m)^[^=\n\"'#]{{{LONGEST_KEY}}}", text):  # the reader takes a minute for one of 100,000 parts
+    unquoted = re.sub(r"\"[^\"\n]*\"|'[^'\n]*'", "a", text)
+    # the reader takes a minute for a name of 100,000 parts
+    if re.search(rf"(?m)^[^=,\n#]{{{LONGEST_KEY}}}|(?:[\w-]+[ \t]*\.[ \t]*){{{MOST_PARTS}}}", unquoted):
         raise InputError(
-            f"The plan {name!r} is not TOML that can be read here: it has a name of over {LONGEST_KEY} characters."
+            f"The plan {name!r} is not TOML that can be read here: it has a name of over {LONGEST_KEY} characters or "
+            f"{MOST_PARTS} parts."
         )
     try:
         document = tomllib.loads(text)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from core import summary
 from core.encoding import Encoding
 from core.errors import InputError
+from core.settings import local_path
 from core.sweep.plan import Run
 from core.words import quoted
 
@@ -74,10 +75,14 @@ def read_rows(folder: str | Path) -> list[Row]:
     Raises:
         InputError: there is no such folder.
     """
-    place = Path(folder).expanduser()
-    if not place.is_dir():
+    place = local_path(str(folder))
+    if place is None or not place.is_dir():
         raise InputError(f"There is no folder {quoted(str(folder))}: give the one that headscope sweep wrote.")
-    rows = [row for path in sorted(place.glob("run-*.parquet")) if (row := _read(path)) is not None]
+    try:
+        files = sorted(path for path in place.iterdir() if path.match("run-*.parquet"))
+    except OSError as error:
+        raise InputError(f"The folder {quoted(str(folder))} cannot be read ({error.strerror or error}).") from error
+    rows = [row for path in files if (row := _read(path)) is not None]
     return sorted(rows, key=lambda row: (row["corpus"], row["model"]))
 
 

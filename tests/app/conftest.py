@@ -75,7 +75,7 @@ def settled(test: AppTest) -> AppTest:
 
 def text_of(test: AppTest) -> str:
     """Everything that the page says in HTML, Markdown and boxes."""
-    html = [element.proto.body for element in test.get("html")]
+    html = [element.proto.body for element in test.get("html") if not element.proto.unsafe_allow_javascript]
     return "\n".join([*html, *(e.value for e in [*test.markdown, *test.error, *test.info, *test.title])])
 
 

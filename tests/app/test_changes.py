@@ -40,6 +40,24 @@ def test_a_changed_text_is_read_anew(how: str, tmp_path: Path) -> None:
     assert jobs.analyses().find(("encode", choice)) is None
 
 
+def test_a_run_on_a_text_that_changed_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, measured = tmp_path / "notes.txt", []
+    file.write_text("old")
+    monkeypatch.setattr(cache, "_measure", lambda *_: measured.append(file.read_text()) or measured[-1])
+    monkeypatch.setattr("app.state.session", lambda: "me")
+    name = f"train:small:0:{file}"
+
+    def shown() -> object:
+        found = cache.dynamics(name)
+        if isinstance(found, jobs.Job):
+            assert found.finished.wait(5)
+        return cache.dynamics(name)
+
+    assert shown() == shown() == "old"
+    file.write_text("new and longer")
+    assert shown() == "new and longer" and measured == ["old", "new and longer"]
+
+
 def test_work_that_read_the_old_text_is_not_taken_for_the_new(tmp_path: Path) -> None:
     file, over = tmp_path / "notes.txt", threading.Event()
     file.write_text("old")

@@ -173,9 +173,48 @@ def test_who_sends_without_end_is_heard_at_a_pace(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(guard.asyncio, "sleep", sleep)
     monkeypatch.setattr(guard.time, "monotonic", lambda: now)
-    frames = [having(number).SerializeToString() for number in range(1, 801)]
+    frames = [having(number).SerializeToString() for number in range(1, 361)]
     assert sent([*frames], shared=True) == (frames, [])
     assert len(slept) == 300 and now == pytest.approx(300 / guard.PACE)
+
+
+def test_all_of_an_address_share_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six that send without end are heard as two are, and who comes from elsewhere is not made to wait for them."""
+    frame, heard, connections = having(1).SerializeToString(), 0, 6
+    monkeypatch.setattr(guard, "AT_ONCE", 0.1)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal heard
+        while (await receive())["type"] != "websocket.disconnect":
+            heard += 1
+
+    async def receive() -> Message:
+        return {"type": "websocket.receive", "bytes": frame}
+
+    async def once() -> Message:
+        return {"type": "websocket.disconnect" if heard_elsewhere else "websocket.receive", "bytes": frame}
+
+    heard_elsewhere: list[float] = []
+
+    async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.monotonic()
+        await receive()
+        heard_elsewhere.append(time.monotonic() - started)
+
+    async def all_of_them() -> None:
+        judge = Guard(app, shared=True)
+        stranger = {"type": "websocket", "headers": [], "client": ("10.0.0.1", 1)}
+        going = [asyncio.create_task(judge(stranger, receive, receive)) for _ in range(connections)]
+        await asyncio.sleep(1)
+        judge.app = elsewhere
+        await judge({**stranger, "client": ("10.0.0.2", 1)}, once, once)
+        for each in going:
+            each.cancel()
+        await asyncio.gather(*going, return_exceptions=True)
+        going.clear()
+
+    asyncio.run(all_of_them())
+    assert guard.OF_ADDRESS * 0.5 < heard < guard.OF_ADDRESS * 1.3 and heard_elsewhere[0] < 0.1
 
 
 def test_the_log_says_once_in_a_while_what_a_stranger_makes_it_say(caplog: pytest.LogCaptureFixture) -> None:

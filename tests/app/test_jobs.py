@@ -126,6 +126,7 @@ def test_one_address_does_not_fill_the_line(gate: Gate, monkeypatch: pytest.Monk
     with pytest.raises(InputError, match="4 requests are waiting"):
         lane.submit("more", "M", lambda progress: 1, owner="five@crowd")
     other = lane.submit("other", "O", lambda progress: 1, owner="six@elsewhere")
+    assert lane.place(other) <= 2, "addresses take turns"
     assert other.state == "waiting" and [job.state for job in waiting] == [*["waiting"] * 3, "cancelled"]
     gate.open.set()
     assert ended(other).result == 1

@@ -374,6 +374,19 @@ def test_what_an_address_asks_for_is_taken_in_part_and_that_is_said(
     ]
 
 
+@pytest.mark.parametrize("value", [0.5, 3, [1, 2], ["a"]])
+def test_a_field_that_a_message_made_by_hand_fills(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"session": "me", "prompt": value, "name": value, "corpus": "sampler", "model": "demo"}
+    monkeypatch.setattr(state, "st", SimpleNamespace(session_state=there))
+    state.start()
+    assert (there["prompt"], there["name"], there["corpus"]) == (state.DEFAULT_PROMPT, "", "sampler")
+
+
+def test_a_name_of_an_address_that_is_too_long(visit: Visit) -> None:
+    said = read(visit("model", model="smollm2", name="n" * 100).error[0])
+    assert said == "The name in the address has 100 characters: the first 60, the most, were taken."
+
+
 def test_what_an_address_gives_twice_is_said(visit: Visit) -> None:
     test = AppTest.from_file(str(MAIN), default_timeout=30)
     test.query_params["direction"] = ["saliency", "uniform"]

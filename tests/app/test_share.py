@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from app import cache, edits, handout, runs, share
+from app import cache, edits, handout, jobs, runs, share
 from app.share import View
 from app.state import Choice, _exactly
 from core import summary
@@ -32,7 +32,7 @@ from core.series import summary as series_summary
 from core.steering import Edit
 from core.store import Store
 from tests.app.arrays import RIVER, ArrayAnalysis
-from tests.app.conftest import settled, text_of
+from tests.app.conftest import read, settled, text_of
 
 Visit = Callable[..., AppTest]
 ROOT = Path(__file__).parents[2]
@@ -370,6 +370,13 @@ def test_what_is_offered_to_copy_is_what_the_page_shows(visit: Visit) -> None:
     assert command == share.command(view) and python == share.python(view).rstrip()
     test.button(key="reset").click().run()
     assert f"--token id:{RIVER} --ratio 1 " in test.code[1].value
+
+
+def test_a_report_that_cannot_be_begun_says_so(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MOST_WAITING", 0)
+    test = visit("encoding", model="smollm2", edit=f"{RIVER}:4", view="Why")
+    test.button(key="share-report").click().run()
+    assert [read(error) for error in test.error] == ["0 requests are waiting already: try again in a few minutes."]
 
 
 def test_a_report_is_written_as_a_job(visit: Visit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

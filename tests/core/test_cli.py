@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from core.cli import cli
 from core.errors import InputError
+from core.settings import Progress
 from core.words import harmless
 from tests.tiny import tiny_model
 
@@ -399,6 +401,29 @@ def test_memory_that_is_not_enough(error: Exception, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("core.model.load.doctor", fails)
     done = run("doctor", "demo")
     assert done.exit_code == 1 and "There is not enough memory: use fewer --positions" in done.stderr
+
+
+def test_a_stop_that_was_swallowed_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that is being loaded, or that lets an object go, takes the exception for its own and goes on."""
+
+    def swallows(*_: object, progress: Progress, **__: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        progress("Going on", None)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr("core.model.load.doctor", swallows)
+    monkeypatch.setattr("core.cli.streams.told_to_stop", told := [])
+    for module in ("core.cli.group", "core.cli.shared"):
+        monkeypatch.setattr(f"{module}.told_to_stop", told)
+    done = run("doctor", "demo")
+    assert done.exit_code == 130 and "Stopped; the same command goes on" in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--samples", "3"), ("--chat",), ("--temperature", "-1")])
+def test_a_report_of_texts_needs_a_prompt(option: tuple[str, ...], tmp_path: Path) -> None:
+    done = run("report", "demo", "--out", str(tmp_path / "report.html"), *option)
+    assert done.exit_code == 2 and f"{option[0]} is of texts that go on from a prompt: give --prompt too" in done.stderr
 
 
 def test_importing_the_command_line_is_quick() -> None:

@@ -73,6 +73,25 @@ def test_bad_files_get_a_sentence(tmp_path: Path, file: str, content: bytes, sai
         read_corpus(write(tmp_path / file, content))
 
 
+class Strange:
+    """A tokenizer that gives the same for every text."""
+
+    def __init__(self, *ids: int) -> None:
+        self.ids = list(ids)
+
+    def __call__(self, texts: list[str], **_: object) -> dict[str, list[list[int]]]:
+        return {"input_ids": [self.ids] * len(texts)}
+
+
+def test_a_tokenizer_that_is_to_blame_and_not_the_text() -> None:
+    corpus = read_corpus("sampler")
+    with pytest.raises(AnalysisError, match=r"token id 4,000,000,000, and no model has so many tokens"):
+        tokenise(corpus, Strange(4_000_000_000), 16)  # type: ignore[arg-type]
+    documents = tokenise(corpus, Strange(), 16)  # type: ignore[arg-type]
+    with pytest.raises(AnalysisError, match="no more than a token of any text of 'sampler': it is damaged"):
+        plan_windows(documents, Settings(), name="sampler")
+
+
 @pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="of Linux")
 def test_what_is_no_text_on_the_disk_is_not_waited_for(tmp_path: Path) -> None:
     """A pipe that nobody writes to, and a file of the system's that says it is empty and never ends."""

@@ -265,6 +265,30 @@ def test_a_broken_gguf_file(tmp_path: Path, gguf: Path, content: bytes | str) ->
         assert not left_over(tmp_path / "cache")
 
 
+def changed(gguf: Path, path: Path, key: bytes, value: int) -> Path:
+    """A copy whose header says another 32-bit number for a key."""
+    raw = bytearray(gguf.read_bytes())
+    at = raw.index(key) + len(key) + 4  # the type of the value stands between
+    raw[at : at + 4] = value.to_bytes(4, "little")
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (b"llama.block_count", 2**31, r"odd\.gguf speaks of 2,147,483,648 layers and holds \d+ tensors"),
+        (b"llama.feed_forward_length", 48, r"What odd\.gguf says of its model does not describe the tensors in it"),
+    ],
+)
+def test_a_gguf_file_that_describes_another_model(
+    tmp_path: Path, gguf: Path, key: bytes, value: int, said: str
+) -> None:
+    with pytest.raises(AnalysisError, match=said):
+        resolve(str(changed(gguf, tmp_path / "odd.gguf", key, value)), cache=tmp_path / "cache")
+    assert not left_over(tmp_path / "cache")
+
+
 def test_a_gguf_file_that_did_not_arrive_whole(tmp_path: Path, gguf: Path) -> None:
     path = tmp_path / "half.gguf"
     path.write_bytes(gguf.read_bytes()[: -gguf.stat().st_size // 3])

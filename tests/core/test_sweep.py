@@ -118,10 +118,20 @@ def test_a_plan_that_cannot_be_read(tmp_path: Path) -> None:
             read_plan(endless)
 
 
+def test_a_plan_of_many_models_in_a_line_is_no_long_name(tmp_path: Path) -> None:
+    models = [f"org/model-{number}" for number in range(300)]
+    listed = ", ".join(map(repr, models))
+    assert len(parse_plan(f"models = [\n{listed}\n]", "plan.toml").runs) == 300
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (".".join("a" * 100_000) + " = 1", "a name of over 1000 characters"),
+        (".".join(['"a"'] * 100_000) + " = 1", "a name of over 1000 characters or 100 parts"),
+        ("[" + ".".join(['"a"'] * 100_000) + "]", "a name of over 1000 characters or 100 parts"),
+        ("x = {" + ".".join("a" * 100_000) + " = 1}", "a name of over 1000 characters or 100 parts"),
+        ("x = {" + ".".join(["'a'"] * 100_000) + " = 1}", "a name of over 1000 characters or 100 parts"),
         ("[settings]\nseed = " + "9" * 5000, "a number of thousands of digits"),
     ],
 )
@@ -181,6 +191,8 @@ def test_rows_are_one_data_set(tiny_analysis, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     assert read_row(tmp_path, run.key) is None
     assert [row["model"] for row in read_rows(tmp_path)] == ["two"]
+    with pytest.raises(InputError, match="There is no folder"):
+        read_rows(tmp_path / ("nowhere" * 100))
     with pytest.raises(InputError, match="There is no folder"):
         read_rows(tmp_path / "nowhere")
 
@@ -427,6 +439,9 @@ def test_a_run_that_cannot_be_done_is_a_row_with_its_reason(two_nodes: Any, tmp_
     found = run_sweep(plan, tmp_path / "out", Store(tmp_path / "store"), address=two_nodes.address)
     assert found.failed == 1 and found.rows[0]["error"].endswith(".")
     assert read_rows(tmp_path / "out")[0]["status"] == "failed"
+    greedy = parse_plan(f"models = [{str(folder)!r}]\n[tasks]\nmemory_gb = 60000", "plan.toml")
+    with pytest.raises(InputError, match="wants memory_gb = 60000 for a task, but no machine has more than"):
+        run_sweep(greedy, tmp_path / "greedy", Store(tmp_path / "store"), address=two_nodes.address)
     wants = parse_plan(f"models = [{str(folder)!r}]\n[tasks]\nthreads = 64", "plan.toml")
     with pytest.raises(InputError, match="wants threads = 64 for a task, but no machine has more than 1"):
         run_sweep(wants, tmp_path / "out", Store(tmp_path / "store"), address=two_nodes.address)
