@@ -373,10 +373,13 @@ def test_what_is_offered_to_copy_is_what_the_page_shows(visit: Visit) -> None:
 
 
 def test_a_report_that_cannot_be_begun_says_so(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "MOST_WAITING", 0)
+    def full(*_: object, **__: object) -> None:
+        raise InputError("100 requests are waiting already: try again in a few minutes.")
+
     test = visit("encoding", model="smollm2", edit=f"{RIVER}:4", view="Why")
+    monkeypatch.setattr(jobs.Lane, "submit", full)
     test.button(key="share-report").click().run()
-    assert [read(error) for error in test.error] == ["0 requests are waiting already: try again in a few minutes."]
+    assert [read(error) for error in test.error] == ["100 requests are waiting already: try again in a few minutes."]
 
 
 def test_a_report_is_written_as_a_job(visit: Visit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
