@@ -408,7 +408,7 @@ def test_a_stop_that_was_swallowed_is_not_forgotten(monkeypatch: pytest.MonkeyPa
 
     def swallows(*_: object, progress: Progress, **__: object) -> None:
         with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
         progress("Going on", None)
         pytest.fail("it went on")
 
@@ -417,7 +417,7 @@ def test_a_stop_that_was_swallowed_is_not_forgotten(monkeypatch: pytest.MonkeyPa
     for module in ("core.cli.group", "core.cli.shared"):
         monkeypatch.setattr(f"{module}.told_to_stop", told)
     done = run("doctor", "demo")
-    assert done.exit_code == 130 and "Stopped; the same command goes on" in done.stderr
+    assert done.exit_code == 143 and "Stopped; the same command goes on" in done.stderr
 
 
 @pytest.mark.parametrize("option", [("--samples", "3"), ("--chat",), ("--temperature", "-1")])
