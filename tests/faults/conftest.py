@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,7 +83,8 @@ def leftovers(place: Place) -> list[str]:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     home = tmp_path_factory.mktemp("faults")
     base = tmp_path_factory.getbasetemp()
-    for folder in (home, base, base.parent):  # some cases run as another user, who must be able to read
+    # some cases run as another user, who must be able to read; a process of several has one folder more
+    for folder in (home, base, base.parent, *([base.parent.parent] if "PYTEST_XDIST_WORKER" in os.environ else [])):
         folder.chmod(0o755)
     bench = Bench(prepare(home), home)
     yield bench
