@@ -109,6 +109,11 @@ class Job:
     seen: dict[str, float] = field(default_factory=dict)
 
     @property
+    def address(self) -> str:
+        """Where it was asked for, of several one; "" where that is not known."""
+        return _address(min(self.owners, default=""))
+
+    @property
     def active(self) -> bool:
         return self.state in ("waiting", "running")
 
@@ -206,10 +211,11 @@ class Lane:
 
     def _crowd(self, owner: str) -> list[Job]:
         """The jobs that wait for the address with most of them, if that is another's and clearly more than this visitor's."""
-        waiting = [(job, _address(min(job.owners, default=""))) for job in reversed(self._queue)]
-        places = Counter(address for _, address in waiting)
+        places = Counter(job.address for job in reversed(self._queue))
         crowd, most = places.most_common(1)[0]
-        return [job for job, address in waiting if address == crowd] if most > places[_address(owner)] + 1 else []
+        if most <= places[_address(owner)] + 1:
+            return []
+        return [job for job in reversed(self._queue) if job.address == crowd]
 
     def _drop(self, job: Job) -> None:
         """Stop what is nobody's any more; whoever asks for it again starts anew."""
@@ -230,9 +236,8 @@ class Lane:
         before: Counter[str] = Counter()
         places = {}
         for job in sorted(self._queue, key=lambda job: (job.watched_by_others("") == 0, job.turn)):
-            address = _address(min(job.owners, default=""))
-            places[job.key] = (job.watched_by_others("") == 0, before[address], job.turn)
-            before[address] += 1
+            places[job.key] = (job.watched_by_others("") == 0, before[job.address], job.turn)
+            before[job.address] += 1
         return sorted(self._queue, key=lambda job: places[job.key])
 
     def seconds_to_wait(self, job: Job) -> float | None:

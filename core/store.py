@@ -44,10 +44,11 @@ T = TypeVar("T")
 
 
 LEFTOVER_SECONDS = 14 * 24 * 3600
-_unkept: dict[Path, str] = {}
+"""After this long, what a killed run left is no longer waited for."""
 AT_WORK_SECONDS = 600
 """A run that has kept nothing new for so long may be one that was left."""
-"""After this long, what a killed run left is no longer waited for."""
+_unkept: dict[Path, str] = {}
+"""Why the last result could not be kept, by the folder of the store."""
 
 
 def default_folder() -> Path:

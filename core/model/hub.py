@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import re
 import shutil
 import threading
@@ -466,9 +465,9 @@ def _explained(error: Exception, shown: str) -> HeadscopeError:
         return AnalysisError(f"{shown} is not on this disk and HF_HUB_OFFLINE forbids the Hub: unset it and try again.")
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
         return _explained(error.__cause__, shown)
-    no_hub = (json.JSONDecodeError, TypeError, KeyError, AttributeError, RecursionError, errors.FileMetadataError)
-    odd = isinstance(error, no_hub) or isinstance(error.__cause__, errors.FileMetadataError)
-    if odd or type(error).__name__ == "DecodingError" or (isinstance(error, ValueError) and status is None):
+    no_hub = (ValueError, TypeError, KeyError, AttributeError, RecursionError, errors.FileMetadataError)
+    odd = isinstance(error, no_hub) and not isinstance(error, errors.LocalEntryNotFoundError)  # that is of the network
+    if odd or isinstance(error.__cause__, errors.FileMetadataError) or type(error).__name__ == "DecodingError":
         return AnalysisError(f"What the server says of {shown} is not what a Hub says: check HF_ENDPOINT.")
     if status in (401, 403):
         return AnalysisError(

@@ -39,8 +39,9 @@ BUNDLED = ("sampler", "python-docs")
 LARGEST_PLAN = 2**20
 """Bytes of a plan file."""
 LONGEST_KEY = 1000
-MOST_PARTS = 100
 """Characters of a name in a plan."""
+MOST_PARTS = 100
+"""Parts of it, between points."""
 
 
 @dataclass(frozen=True)

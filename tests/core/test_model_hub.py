@@ -16,7 +16,7 @@ import pytest
 
 from core.errors import AnalysisError, Cancelled, HeadscopeError, InputError
 from core.model import ready, resolve
-from core.model.hub import download
+from core.model.hub import download, explaining
 from core.settings import no_progress
 from tests.hub import COMMIT, TinyHub, tiny_hub
 from tests.tiny import tiny_model
@@ -208,6 +208,14 @@ def test_nobody_answers(hub: TinyHub, tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "could not be reached" in str(refused("org/model", tmp_path))
+
+
+def test_a_network_that_goes_between_two_files_is_no_strange_hub(hub: TinyHub) -> None:
+    """`huggingface_hub` then says, by a kind of `ValueError`, that the file is not here either."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with pytest.raises(AnalysisError, match="could not be reached for org/model"), explaining("org/model"):
+        raise LocalEntryNotFoundError("not here") from OSError("no route")
 
 
 @contextlib.contextmanager
