@@ -92,8 +92,11 @@ def pages_behind() -> None:
         _reading()
 
 
-def torch_behind(seconds: float = 3.0) -> None:
-    """Begin importing torch in a while, when the page that is being served stands; does nothing the second time."""
+def torch_behind(seconds: float = 6.0) -> None:
+    """Begin importing torch in a while, when the page that is being served stands; does nothing the second time.
+
+    A browser on a slow computer of two cores draws its first chart 4 s after the page was served.
+    """
     _timer(seconds)
 
 

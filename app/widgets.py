@@ -46,6 +46,7 @@ STYLE = """
 .hs-facts dt {font-size: .85rem; opacity: .75;}
 .hs-facts dd {margin: 0 !important; padding: 0; font-size: 1.08rem; overflow-wrap: anywhere;}
 .hs-held-out dd {color: HS_HELD_OUT; text-decoration: underline dashed; text-underline-offset: .25em;}
+.stSkeleton, .stSkeleton * {animation: none !important;}
 .st-key-job {min-height: 26rem;}
 .st-key-compare-status {min-height: 3.6rem; justify-content: center;}
 .st-key-lesson-bar {padding-top: .9rem;}
