@@ -224,6 +224,7 @@ def _remember() -> None:
 def _begin() -> None:
     st.session_state["history"] = []
     st.session_state["revision"] = 0
+    st.session_state["asked"] = dict(st.query_params)
     for key, (default, read, _) in _FIELDS.items():
         st.session_state[key] = default
         if key in st.query_params:
@@ -594,6 +595,11 @@ def misread(page: str) -> list[str]:
 def unread(key: str) -> str | None:
     """What the address said for a field, where it could not be taken over; None where it could."""
     return st.session_state.get("unread", {}).get(key)
+
+
+def asked(key: str) -> str | None:
+    """What the address said, when the session began, for a field that reads it by itself; None if nothing."""
+    return st.session_state.get("asked", {}).get(key)
 
 
 def keep_fraction(fractions: tuple[float, ...]) -> float:

@@ -24,6 +24,7 @@ from core.errors import HeadscopeError
 from core.figures import Chart, pairs, words
 from core.show import chip as chip
 from core.tokens import visible
+from core.words import quoted, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,6 +128,32 @@ def facts(items: Iterable[tuple[str, str]]) -> None:
         for name, value in items
     )
     st.html(f'<dl class="hs-facts">{cells}</dl>')
+
+
+def one_of(label: str, options: Iterable[str], key: str, *, hidden: bool = False, listed: bool = False) -> str:
+    """A field for one of some options, the first unless the address says another; one that is none of them is told.
+
+    Args:
+        hidden: without its label.
+        listed: as a list to fold out, for many options; otherwise they stand side by side.
+    """
+    first, *_ = names = list(options)
+    show: Literal["collapsed", "visible"] = "collapsed" if hidden else "visible"
+    found: str | None
+    if listed:
+        found = st.selectbox(label, names, key=key, bind="query-params", label_visibility=show)
+    else:
+        found = st.segmented_control(
+            label, names, default=first, required=True, key=key, bind="query-params", label_visibility=show
+        )
+    found = found or first
+    asked = state.asked(key)
+    if asked is not None and asked not in names and found == first:
+        allowed = ", ".join(names)
+        problem(
+            f"The address asks for {key} = {quoted(short(asked, 40))}, which is none of {allowed}: {first} is shown."
+        )
+    return found
 
 
 def chart(item: Chart, key: str, title: str, *, alone: bool = False, live: bool = False) -> None:

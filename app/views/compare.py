@@ -45,15 +45,7 @@ def page() -> None:
         _refused(each, why, job)
     if not rows:
         return
-    view = st.segmented_control(
-        "Figure",
-        VIEWS,
-        default=VIEWS[0],
-        required=True,
-        key="compared",
-        bind="query-params",
-        label_visibility="collapsed",
-    )
+    view = widgets.one_of("Figure", VIEWS, "compared", hidden=True)
     with place:
         handout.draw(
             "compare",
@@ -61,11 +53,11 @@ def page() -> None:
             lambda: as_json(rows),
             report=False,
             told="Rows are measured one after the other; what is known is shown.",
-            figure=view or VIEWS[0],
+            figure=view,
             more=chosen,
             data=str(state.chosen("data") or ""),
         )
-    _figure(rows, view or VIEWS[0])
+    _figure(rows, view)
     widgets.note("One line a row; drag it sideways for all columns.")
     widgets.rows(figures.table(rows), 38 + 35 * len(rows), "compare-table")
     widgets.download(figures.table(rows), "compare")
@@ -212,10 +204,7 @@ def _refused(choice: Choice, why: str, job: Job | None) -> None:
 def _figure(rows: list[Row], view: str) -> None:
     look = state.look()
     if view == "Pruning":
-        method = st.segmented_control(
-            "Method", METHODS, default=METHODS[0], required=True, key="compared-method", bind="query-params"
-        )
-        chart = figures.pruning(rows, method or METHODS[0], look)
+        chart = figures.pruning(rows, widgets.one_of("Method", METHODS, "compared-method"), look)
     else:
         make = {
             "Fit": figures.fit,

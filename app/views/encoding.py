@@ -33,13 +33,11 @@ def page() -> None:
     for told in (encoding.note, *encoding.warnings):
         if told:
             widgets.warning(html.escape(told))
-    view = st.segmented_control(
-        "Figure", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params", label_visibility="collapsed"
-    )
+    view = widgets.one_of("Figure", VIEWS, "view", hidden=True)
     with place:
-        handout.draw("encoding", choice, lambda: _result(choice, encoding), encoding, figure=view or VIEWS[0])
+        handout.draw("encoding", choice, lambda: _result(choice, encoding), encoding, figure=view)
     draw = {"Fit": _fit, "Weights": _weights, "Sparsity": _sparsity, "Why": _why, "Map": _map, "Tokens": _tokens}
-    draw[view or VIEWS[0]](choice, encoding, look)
+    draw[view](choice, encoding, look)
 
 
 def _result(choice: Choice, encoding: Encoding) -> dict[str, Any]:
@@ -105,12 +103,8 @@ def _found_line(encoding: Encoding, wanted: str, found: list[int]) -> str:
 
 def _weights(choice: Choice, encoding: Encoding, look: Look) -> None:
     with st.container(horizontal=True):
-        what = st.segmented_control(
-            "Show", ("weight", "saliency"), default="weight", required=True, key="weights-what", bind="query-params"
-        )
-        order = st.segmented_control(
-            "Order", ("saliency", "index"), default="saliency", required=True, key="weights-order", bind="query-params"
-        )
+        what = widgets.one_of("Show", ("weight", "saliency"), "weights-what")
+        order = widgets.one_of("Order", ("saliency", "index"), "weights-order")
     chart = cache.chart(figures.weights, choice, encoding, look, what, order == "saliency")
     widgets.chart(chart, "weights", "The fitted direction, with 95 % intervals")
     widgets.note(html.escape(chart.summary))
@@ -183,10 +177,8 @@ def _tokens(choice: Choice, encoding: Encoding, look: Look) -> None:
             "Contains", key="tokens-search", placeholder="river", bind="query-params", max_chars=widgets.MOST_TYPED
         )
         kinds = sorted(set(encoding.kinds))
-        kind = st.selectbox("Kind", ["all kinds", *kinds], key="tokens-kind", bind="query-params")
-        order = st.selectbox(
-            "Sorted by", ["largest residual", "most probable", "id"], key="tokens-order", bind="query-params"
-        )
+        kind = widgets.one_of("Kind", ["all kinds", *kinds], "tokens-kind", listed=True)
+        order = widgets.one_of("Sorted by", ["largest residual", "most probable", "id"], "tokens-order", listed=True)
     table = _chosen(table, wanted or "", kind, order)
     widgets.note(
         f"{words.plural(len(table), 'token')}; residual = measured − predicted, nats: positive is rarer than its "

@@ -62,17 +62,11 @@ def _bench(choice: Choice, encoding: Encoding, found: tuple[Pruning, ...]) -> No
             method=method, removed=removed,
         )  # fmt: skip
     state.publish()
-    measure = st.segmented_control(
-        "Measure", tuple(MEASURES), default="KL", required=True, key="prune-measure", label_visibility="collapsed",
-        bind="query-params",
-    )  # fmt: skip
-    chart = figures.curves(found, look, removed, MEASURES[measure or "KL"], method)
+    measure = widgets.one_of("Measure", MEASURES, "prune-measure", hidden=True)
+    chart = figures.curves(found, look, removed, MEASURES[measure], method)
     widgets.chart(chart, "curve", "What it costs on text that no method has seen")
     _threshold(found)
-    view = st.segmented_control(
-        "Figure", VIEWS, default=VIEWS[0], required=True, key="prune-view", label_visibility="collapsed",
-        bind="query-params",
-    )  # fmt: skip
+    view = widgets.one_of("Figure", VIEWS, "prune-view", hidden=True)
     by_name = {each.method: each for each in found}
     if view == "Frequent and rare":
         shown = [by_name[m] for m in dict.fromkeys((method, "saliency")) if m in by_name]

@@ -77,14 +77,11 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
         data["figures"]["range"] = whole
     knobs(data, moved=state.set_ratio, removed=state.remove_edit)
     _numbers(steering, prompt, data, curves[0])
-    view = st.segmented_control(
-        "Figure", VIEWS, default=VIEWS[0], required=True, key="figure", label_visibility="collapsed",
-        bind="query-params",
-    )  # fmt: skip
+    view = widgets.one_of("Figure", VIEWS, "figure", hidden=True)
     draw = {"Result": _result, "Side effects": _costs, "Few positions": _few}
     with place:
-        _handout(choice, encoding, steering, prompt, view or VIEWS[0])
-    draw[view or VIEWS[0]](choice, steering, encoding)
+        _handout(choice, encoding, steering, prompt, view)
+    draw[view](choice, steering, encoding)
 
 
 def _handout(choice: Choice, encoding: Encoding, steering: Steering, prompt: NextToken | None, figure: str) -> None:

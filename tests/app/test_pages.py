@@ -393,6 +393,30 @@ def test_what_an_address_gives_twice_is_said(visit: Visit) -> None:
     assert "gives direction 2 times: the last one, 'uniform', was taken" in read(test.run().error[0])
 
 
+@pytest.mark.parametrize(
+    ("page", "address", "told"),
+    [
+        ("encoding", {"view": "<b>Nothing</b>"}, "view = '<b>Nothing</b>', which is none of Fit, Weights, Sparsity"),
+        ("encoding", {"view": "Tokens", "tokens-kind": "river"}, "tokens-kind = 'river', which is none of all kinds, "),
+        (
+            "encoding",
+            {"view": "Weights", "weights-order": "Index"},
+            "which is none of saliency, index: saliency is shown.",
+        ),
+        ("steering", {"figure": "result"}, "which is none of Result, Side effects, Few positions: Result is shown."),
+        ("encoding", {"view": "x" * 500}, f"view = '{'x' * 37}...', which is none of Fit, "),
+    ],
+)
+def test_a_view_that_is_none_is_said(visit: Visit, page: str, address: dict[str, str], told: str) -> None:
+    test = visit(page, **address)
+    assert [read(each) for each in test.error if told in read(each)]
+    assert not visit(page).error
+
+
+def test_a_view_that_is_one_is_shown_without_a_word(visit: Visit) -> None:
+    assert not visit("encoding", view="Tokens", **{"tokens-order": "id"}).error
+
+
 def test_a_class_is_told_that_an_address_chooses_nothing(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(AUDIENCE_VARIABLE, "classroom")
     said = read(visit("model", model="/etc", seed="7").error[0])
