@@ -16,10 +16,10 @@ Source: Cho et al., "Understanding Token Probability Encoding in Output Embeddin
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # without `typing`: whoever starts a command and stops it at once waits for nothing
 if TYPE_CHECKING:
+    from typing import Any
+
     from core.analysis import Analysis
     from core.encoding import Encoding
     from core.errors import AnalysisError, Cancelled, HeadscopeError, InputError
@@ -64,5 +64,7 @@ __all__ = [  # noqa: RUF022  (in the order of the pipeline)
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for: `import core` stays free of torch."""
     if name in _HOMES:
+        from importlib import import_module
+
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'core' has no attribute {name!r}")

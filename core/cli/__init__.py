@@ -6,27 +6,15 @@ unless `--debug`. With `--json -` one JSON object is all that stands on stdout; 
 
 from __future__ import annotations
 
-from core.cli import app, bench, compare, dynamics, export, fit, generate, model, prune, report, steer, sweep
-from core.cli.group import cli
-
-__all__ = [
-    "app",
-    "bench",
-    "cli",
-    "compare",
-    "dynamics",
-    "export",
-    "fit",
-    "generate",
-    "main",
-    "model",
-    "prune",
-    "report",
-    "steer",
-    "sweep",
-]
+import os
+import sys
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script; the commands are loaded inside it, so that Ctrl-C ends that quietly too."""
+    try:
+        from core.cli.commands import cli
+    except KeyboardInterrupt:
+        print("\nStopped before anything was begun.", file=sys.stderr, flush=True)
+        os._exit(130)
     cli()

@@ -24,7 +24,7 @@ from app.share import View
 from app.state import Choice, _exactly
 from core import summary
 from core.analysis import Analysis
-from core.cli import cli
+from core.cli.commands import cli
 from core.errors import InputError
 from core.kept import bundled
 from core.results import Sampling, plain

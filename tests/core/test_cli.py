@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from core.cli import cli
+from core.cli.commands import cli
 from core.errors import InputError
 from core.settings import Progress
 from core.words import harmless

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from core.analysis import Analysis
-from core.cli import cli
+from core.cli.commands import cli
 from core.compare import (
     RATIOS,
     TOKENS,

@@ -24,7 +24,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from core.analysis import Analysis
-from core.cli import cli
+from core.cli.commands import cli
 from core.errors import AnalysisError, Cancelled, InputError
 from core.export import reload, run
 from core.export.place import PREFIX, check_target, sweep

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from core.cli import cli
+from core.cli.commands import cli
 from core.pruning.names import METHODS, STANDARD
 from tests.tiny import tiny_model
 

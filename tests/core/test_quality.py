@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from core.analysis import Analysis
-from core.cli import cli
+from core.cli.commands import cli
 from core.errors import AnalysisError, Cancelled, InputError
 from core.generate import encode_prompt
 from core.quality import distinct, repetition, text_quality

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from core.cli import cli
+from core.cli.commands import cli
 from core.errors import InputError
 from core.figures import words
 from core.model.facts import HeadCheck, HeadDescription, HeadFacts, StoredHead

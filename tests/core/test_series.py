@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from core.cli import cli
+from core.cli.commands import cli
 from core.dynamics import Dynamics
 from core.errors import AnalysisError, Cancelled, InputError
 from core.kept import KEPT, KeptCheckpoint, KeptSeries, write_kept

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from app import state, uploads
 from app.rules import Rules
 from core.analysis import Analysis
-from core.cli import cli
+from core.cli.commands import cli
 from core.cli.shared import numbers as read_numbers
 from core.corpus import read_corpus, self_sampled_tokens
 from core.errors import HeadscopeError, InputError
