@@ -6,10 +6,14 @@ function that may find nothing yet returns the job instead.
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -103,7 +107,7 @@ def open_analysis(choice: Choice) -> Analysis:
     allowed = rules()
     model, corpus = allowed.admit(choice.model, choice.corpus, choice.positions)
     place = str(uploads.find(corpus) or corpus)
-    shown = uploads.title(place) if allowed.shared else place  # others are not told where on this disk it lies
+    shown = Path(place).name if allowed.shared else place  # others are not told where on this disk it lies
     text = read_corpus(place, shown=shown) if place != corpus or shown != place else None
     own_disk = not allowed.shared or allowed.model == model or allowed.corpus == corpus
     return Analysis(model, corpus, choice.settings, local_paths=own_disk, text=text)
@@ -153,9 +157,16 @@ def read_ahead(choice: Choice) -> HeadFacts | None:
 
 
 def get_ready(choice: Choice) -> None:
-    """Have everything that pages ask of this choice computed and loaded before anybody comes."""
-    _submit_encoding(choice, "")
-    _submit_loading(choice, _analysis(choice), "")
+    """Have everything that pages ask of this choice computed and loaded before anybody comes; the log says if that fails."""
+    begun = [_submit_encoding(choice, ""), _submit_loading(choice, _analysis(choice), "")]
+
+    def tell() -> None:
+        while any(job.active for job in begun):
+            time.sleep(0.5)
+        if (why := next((job.error for job in begun if job.error), None)) is not None:
+            logging.getLogger("headscope").error("This class finds nothing to work with: %s", why)
+
+    threading.Thread(target=tell, name="headscope-ready", daemon=True).start()
 
 
 def _encode(choice: Choice, progress: Progress) -> Encoding:
@@ -393,7 +404,16 @@ def _row(choice: Choice) -> Row:
 
 
 def _names(choice: Choice) -> tuple[str, str]:
-    return uploads.title(choice.model), uploads.title(choice.corpus)
+    """Model and text of a row, as the command line names them."""
+    return choice.model, uploads.named(choice.corpus)
+
+
+def failed_row(choice: Choice, why: str) -> Row:
+    """A row of the comparison that cannot be measured."""
+    from core.compare import Row
+
+    model, corpus = _names(choice)
+    return Row(model, corpus, positions=choice.positions, seed=choice.seed, error=rules().said(why))
 
 
 def row(choice: Choice) -> tuple[Row | None, Job | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import signal
@@ -132,7 +133,15 @@ def _require_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except socket.gaierror as error:
+            raise InputError(
+                f"--host {host} cannot be found ({error.strerror}): give localhost, or a name or address of this computer."
+            ) from None
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise InputError(
+                    f"--host {host} is not an address of this computer: give localhost, or a name or address of its own."
+                ) from None
             raise AnalysisError(
                 f"Port {port} on {host} cannot be used ({error.strerror or error}): is Headscope running already? "
                 f"Choose another with --port, for example --port {port % 65535 + 1}."

@@ -31,7 +31,9 @@ SHARED_NEW_TOKENS = 64
 SHARED_PROMPT = 500
 SHARED_POSITIONS = 16384
 SHARED_SELF_TOKENS = 20_000
-ADVICE_TO_THE_HOST = re.compile(r": [^:]*(--cache|HEADSCOPE_CACHE|HF_[A-Z]+)[^:]*$")
+ADVICE_TO_THE_HOST = re.compile(r": [^:]*(--[a-z]+|HEADSCOPE_CACHE|HF_[A-Z]+)[^:]*$")
+ADVICE_TO_A_TERMINAL = re.compile(r" \([^()]*--[a-z]+[^()]*\)")
+"""An aside about an option that no page has."""
 JOBS_EACH = 2
 """Jobs that one visitor of a shared server may have in line; asking for another drops the oldest."""
 
@@ -147,7 +149,9 @@ class Rules:
                 raise InputError(f"{value:,} {what} are asked for; this server is shared, so at most {most:,}.")
 
     def said(self, sentence: str) -> str:
-        """A sentence as it is shown: to others without places on this disk and without advice that only the host can take."""
+        """A sentence as it is shown: without asides for who types commands, and to others without places on this disk and
+        without advice that only the host can take."""
+        sentence = ADVICE_TO_A_TERMINAL.sub("", sentence)
         if not self.shared:
             return sentence
         for place, name in _places(self.model, self.corpus, str(default_folder())):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from app import runs, uploads
 from app.state import Choice
@@ -74,13 +73,8 @@ def _option(name: str, value: object) -> list[str]:
 
 
 def _analysing(choice: Choice) -> list[str]:
-    words = [*_option("--corpus", _text_name(choice.corpus)), *_option("--positions", choice.positions)]
+    words = [*_option("--corpus", uploads.named(choice.corpus)), *_option("--positions", choice.positions)]
     return words + (_option("--seed", choice.seed) if choice.seed else [])
-
-
-def _text_name(corpus: str) -> str:
-    """A text that was uploaded to another computer is named as the visitor's own file."""
-    return Path(corpus).name if uploads.NAMED.fullmatch(corpus) else corpus
 
 
 def _editing(view: View) -> list[str]:
@@ -159,7 +153,7 @@ def _pruning_command(view: View) -> list[str]:
 def _compare_command(view: View) -> list[str]:
     words = ["compare"]
     for each in view.more:
-        words += ["--row", each.model, _text_name(each.corpus), str(each.positions)]
+        words += ["--row", each.model, uploads.named(each.corpus), str(each.positions)]
     seed = view.more[0].seed if view.more else 0
     words += (_option("--seed", seed) if seed else []) + (_option("--data", view.data) if view.data else [])
     return [_line(words)]
@@ -177,7 +171,7 @@ def _dynamics_command(view: View) -> list[str]:
     run = runs.parse(view.series)
     if run is None:
         return [_line(["dynamics"], tuple(_places(view.series)))]
-    words = ["dynamics", "--train", "--size", run.size, *_option("--corpus", _text_name(run.corpus))]
+    words = ["dynamics", "--train", "--size", run.size, *_option("--corpus", uploads.named(run.corpus))]
     return [_line(words + (["--seed", str(run.seed)] if run.seed else []))]
 
 
@@ -210,7 +204,7 @@ def _opening(view: View, *names: str, more: tuple[str, ...] = ()) -> list[str]:
     """The imports and the analysis."""
     choice = view.choice
     settings = f"positions={choice.positions}" + (f", seed={choice.seed}" if choice.seed else "")
-    call = f"{_literal(choice.model)}, {_literal(_text_name(choice.corpus))}, Settings({settings})"
+    call = f"{_literal(choice.model)}, {_literal(uploads.named(choice.corpus))}, Settings({settings})"
     wanted = ", ".join(sorted({"Analysis", "Settings", *names}, key=lambda name: (name.islower(), name)))
     return [f"from core import {wanted}", *more, "", f"analysis = Analysis({call})"]
 
@@ -327,7 +321,7 @@ _COMPARISONS = {
 
 def _compare_python(view: View) -> list[str]:
     lines = [
-        f"    compare_row(Analysis({_literal(each.model)}, {_literal(_text_name(each.corpus))}, "
+        f"    compare_row(Analysis({_literal(each.model)}, {_literal(uploads.named(each.corpus))}, "
         f"Settings(positions={each.positions}{f', seed={each.seed}' if each.seed else ''}))),"
         for each in view.more
     ]
@@ -359,7 +353,7 @@ def _dynamics_python(view: View) -> list[str]:
             "from core.series import train_series",
             "from core.train import SIZES",
             "",
-            f"found = train_series({_literal(_text_name(run.corpus))}, replace(SIZES[{_literal(run.size)}]{seed}))",
+            f"found = train_series({_literal(uploads.named(run.corpus))}, replace(SIZES[{_literal(run.size)}]{seed}))",
         ]
     imports = ["from core import figures", "from core.dynamics import finding"]
     at = next(i for i, line in enumerate(opening) if line.startswith("from core"))

@@ -154,6 +154,15 @@ def _write_rows(rows: tuple[Compared, ...]) -> str:
     return ",".join("|".join(urllib.parse.quote(str(each), safe="/:@") for each in row) for row in rows) or NONE
 
 
+def _read_steps(text: str) -> frozenset[int]:
+    step = _whole(lambda n: 1 <= n <= LESSON_STEPS)
+    return frozenset(step(each) for each in text.split(","))
+
+
+def _write_steps(steps: frozenset[int]) -> str:
+    return ",".join(map(str, sorted(steps)))
+
+
 # key: (default, how to read it from the URL, how to write it there)
 _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] = {
     "model": (None, str, str),
@@ -179,6 +188,7 @@ _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] =
     "step": (None, _whole(lambda n: n >= 0), str),
     "lesson": (1, _whole(lambda n: 1 <= n <= LESSON_STEPS), str),
     "present": (False, _flag, _write_flag),
+    "answered": (None, _read_steps, _write_steps),
 }
 
 
@@ -306,7 +316,8 @@ def publish() -> None:
 def address() -> str:
     """Where this view can be opened again, by others too where they reach this server."""
     publish()
-    query = urllib.parse.urlencode(st.query_params.to_dict(), safe=":,/", quote_via=urllib.parse.quote)
+    told = {key: value for key, value in st.query_params.to_dict().items() if key != "answered"}  # is one's own
+    query = urllib.parse.urlencode(told, safe=":,/", quote_via=urllib.parse.quote)
     return f"{st.context.url or ''}?{query}"
 
 
@@ -411,7 +422,7 @@ def keep_verdict(step: int, question: str, verdict: Verdict) -> None:
     """What was said to the last answer of a step; a question that changed meanwhile has none."""
     st.session_state.setdefault("verdicts", {})[step] = (question, verdict)
     if verdict.right:
-        st.session_state.setdefault("answered", set()).add(step)
+        st.session_state["answered"] = answered() | {step}
 
 
 def verdict(step: int, question: str) -> Verdict | None:
@@ -420,8 +431,8 @@ def verdict(step: int, question: str) -> Verdict | None:
 
 
 def answered() -> frozenset[int]:
-    """Steps whose question was answered right."""
-    return frozenset(st.session_state.get("answered", ()))
+    """Steps whose question was answered right; the address keeps them, so that a reload does not lose them."""
+    return frozenset(st.session_state.get("answered") or ())
 
 
 # --- the list of edits, with undo ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 from core.errors import InputError
 from core.model.weights import write_atomically
 from core.store import Store
+from core.words import without_folders
 
 KINDS = ("txt", "md", "jsonl", "csv", "parquet")
 MOST_MEGABYTES = 50
@@ -77,9 +78,14 @@ def _make_room(folder: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def named(corpus: str) -> str:
+    """A corpus as the command line names it; an upload by the name that it came with."""
+    return Path(corpus).name if NAMED.fullmatch(corpus) else corpus
+
+
 def title(corpus: str) -> str:
-    """A corpus as a menu shows it: a file by its name."""
-    return Path(corpus).name if ("/" in corpus or "\\" in corpus) and not corpus.startswith("hub:") else corpus
+    """A model or corpus as a menu shows it: a file or folder by its name, all else as it is."""
+    return without_folders(named(corpus))
 
 
 def public_name(path: str) -> str:

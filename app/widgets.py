@@ -88,6 +88,9 @@ def style() -> None:
     st.html(f"<style>{sheet}</style>")
 
 
+_ADDRESS = re.compile(r"(\S*(?:://|www\.|@[^\s.]+\.)\S*)", re.IGNORECASE)
+
+
 def code_span(text: str) -> str:
     """A token for labels, which are Markdown: as a code span, in which nothing else is markup."""
     shown = visible(text) or "∅"
@@ -97,8 +100,12 @@ def code_span(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Any text as Markdown that reads the same: every sign that could be markup is escaped."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+    """Any text as Markdown that reads the same: every sign that could be markup is escaped, and what a reader of Markdown
+    would make a link of all the same, an address, is code."""
+    return "".join(
+        code_span(part) if at % 2 else re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", part)
+        for at, part in enumerate(_ADDRESS.split(text))
+    )
 
 
 def say(sentence: str) -> None:

@@ -22,7 +22,7 @@ from core.pruning.result import Pruning
 from core.results import DirectionRow
 from core.settings import Progress, no_progress
 from core.show import Shown
-from core.words import quoted
+from core.words import quoted, without_folders
 
 if TYPE_CHECKING:
     from core.analysis import Analysis
@@ -75,6 +75,11 @@ class Row(Shown):
     steering: DirectionRow | None = None
     pruning: tuple[Pruning, ...] = ()
     error: str = ""
+
+    @property
+    def of_sweep(self) -> bool:
+        """Whether only numbers are known, as of the rows of a sweep."""
+        return not self.error and not len(self.weights)
 
     @property
     def complete(self) -> bool:
@@ -205,7 +210,7 @@ def _accuracy_key(analysis: Analysis) -> dict[str, Any] | None:
 
 
 def read_data(folder: str | Path) -> tuple[Row, ...]:
-    """The finished runs of a sweep's data set, and of those that failed the reason.
+    """The finished runs of a sweep's data set, and of those that failed, or whose file is damaged, the reason.
 
     Raises:
         InputError: there is no such folder, or no run in it.
@@ -213,10 +218,23 @@ def read_data(folder: str | Path) -> tuple[Row, ...]:
     from core.errors import InputError
     from core.sweep.results import read_rows
 
-    records = read_rows(folder)
-    if not records:
+    records, damaged = read_rows(folder)
+    if not records and not damaged:
         raise InputError(f"There is no run in {quoted(str(folder))}: give the folder that headscope sweep wrote.")
-    return tuple(_of_record(record) for record in records)
+    return (
+        *(_of_record(record) for record in records),
+        *(Row(name, "", error="It is damaged and left out: the same sweep measures it again.") for name in damaged),
+    )
+
+
+def distinct(rows: Sequence[Row]) -> list[Row]:
+    """Rows without copies: what was measured once, and is read from the store and from a sweep's data set, is one row, the
+    first of them. Runs of the same name with other numbers stay apart."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        told = ("model", "revision", "corpus", "positions", "seed", *NUMBERS)
+        found.setdefault(repr([row.error, *(getattr(row, name) for name in told)]), row)
+    return list(found.values())
 
 
 def _of_record(record: dict[str, Any]) -> Row:
@@ -251,26 +269,25 @@ def cosines(rows: Sequence[Row]) -> Float64[np.ndarray, "n n"]:
 def names(rows: Sequence[Row]) -> list[str]:
     """What tells the rows apart: model, corpus, positions and seed, without what they all share."""
     parts = [
-        [_short(row.model)] + ([row.revision] if "@" not in row.model and _differs(rows, row) else []) for row in rows
+        [without_folders(row.model)] + ([row.revision] if "@" not in row.model and _differs(rows, row) else [])
+        for row in rows
     ]
     if len({row.corpus for row in rows}) > 1 or len({tuple(part) for part in parts}) < len(rows):
-        parts = [[*part, _short(row.corpus)] for part, row in zip(parts, rows, strict=True)]
+        parts = [[*part, without_folders(row.corpus)] for part, row in zip(parts, rows, strict=True)]
     for name, told in (("positions", "{:,} positions"), ("seed", "seed {}")):
         if len({tuple(part) for part in parts}) < len(rows) and len({getattr(row, name) for row in rows}) > 1:
             parts = [[*part, told.format(getattr(row, name))] for part, row in zip(parts, rows, strict=True)]
     if len({part[0] for part in parts}) == 1 and all(len(part) > 1 for part in parts) and len(rows) > 1:
         parts = [part[1:] for part in parts]
-    return [" · ".join(part) for part in parts]
+    found = [" · ".join(part) for part in parts]
+    return [
+        f"{name} ({found[: at + 1].count(name)})" if found.count(name) > 1 else name for at, name in enumerate(found)
+    ]
 
 
 def _differs(rows: Sequence[Row], row: Row) -> bool:
     """Whether rows of the same model were read at another revision of it."""
     return len({other.revision for other in rows if other.model == row.model and other.revision}) > 1
-
-
-def _short(name: str) -> str:
-    """A file by its name, everything else as it is."""
-    return Path(name).name if name.startswith(("/", "~", ".")) or "\\" in name else name
 
 
 HOLDS = 0.5

@@ -19,7 +19,7 @@ from core.corpus import count_tokens, read_corpus, tokenise
 from core.dynamics import Builder, Dynamics, Missing
 from core.errors import AnalysisError, InputError
 from core.model.files import resolve
-from core.settings import ASSETS, local_path, require_utf8
+from core.settings import ASSETS, check_new_folder, local_path
 from core.store import Store, read_result, write_result
 from core.words import quoted
 
@@ -89,7 +89,7 @@ def write_kept(folder: Path, series: KeptSeries, checkpoints: Iterable[KeptCheck
 @contextmanager
 def _written(folder: Path) -> Iterator[Path]:
     """A folder inside `folder` to write into; at the end it goes, and so do folders that were made for it and are empty."""
-    require_utf8(folder)
+    check_new_folder(folder)
     made: list[Path] = []
     try:
         made += [each for each in (folder, *folder.parents) if not each.exists()]

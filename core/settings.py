@@ -56,6 +56,20 @@ def require_utf8(folder: Path) -> None:
         raise InputError(f"The folder {quoted(folder.name)} lies at a path that is not UTF-8: choose another folder.")
 
 
+MOST_NAME = 1024
+"""Characters of a model's name, which may be a path."""
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises `InputError` where a folder to write a model to could not be named as one afterwards."""
+    require_utf8(folder)
+    if not str(folder).isprintable() or len(str(folder.absolute())) > MOST_NAME - 100:
+        raise InputError(
+            f"The folder {quoted(str(folder))} is too long or has characters that the name of a model cannot have: choose "
+            "another."
+        )
+
+
 MOST_POSITIONS = 10**12
 """More contexts than any text has."""
 LEAST_HELD_OUT = 0.01
@@ -90,8 +104,9 @@ class Settings:
         _check("--context", self.context, 2 <= self.context <= 32768, "from 2 to 32768")
         _check("--held-out", self.held_out, LEAST_HELD_OUT <= self.held_out <= 4, f"a share from {LEAST_HELD_OUT} to 4")
         _check("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295")
-        device = self.device.split(":")[0]
-        _check("--device", self.device, device in DEVICES, "one of " + ", ".join(DEVICES))
+        device, colon, number = self.device.partition(":")
+        fine = device in DEVICES and (not colon or (device == "cuda" and number.isdecimal()))
+        _check("--device", self.device, fine, f"one of {', '.join(DEVICES)}, or a GPU by its number as cuda:0")
         _check("--dtype", self.dtype, self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
 
     @property
@@ -102,4 +117,4 @@ class Settings:
 
 def _check(option: str, value: object, fine: bool, allowed: str) -> None:
     if not fine:
-        raise InputError(f"{option} is {short(str(value))}, but it must be {allowed}.")
+        raise InputError(f"{option} is {short(str(value)) or 'empty'}, but it must be {allowed}.")

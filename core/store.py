@@ -14,7 +14,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -47,13 +49,16 @@ LEFTOVER_SECONDS = 14 * 24 * 3600
 """After this long, what a killed run left is no longer waited for."""
 AT_WORK_SECONDS = 600
 """A run that has kept nothing new for so long may be one that was left."""
+MOST_LINKS = 40
+_HANDED_OVER = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self|\d+)/fd)/(\d+)")
 _unkept: dict[Path, str] = {}
 """Why the last result could not be kept, by the folder of the store."""
 
 
 def default_folder() -> Path:
     """`HEADSCOPE_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("HEADSCOPE_CACHE") or platformdirs.user_cache_dir("headscope"))
+    named = os.path.expanduser(os.environ.get("HEADSCOPE_CACHE", ""))  # noqa: PTH111 (lets an unknown user be)
+    return Path(named or platformdirs.user_cache_dir("headscope"))
 
 
 class Store:
@@ -66,7 +71,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | str | None = None, max_bytes: int = 4 * 2**30, enabled: bool = True) -> None:
-        self.folder = Path(folder) if folder else default_folder()
+        self.folder = Path(os.path.expanduser(folder)) if folder else default_folder()  # noqa: PTH111
         self.max_bytes = max_bytes
         self.enabled = enabled
 
@@ -106,8 +111,10 @@ class Store:
             self._bound()
             _unkept.pop(self.folder, None)
         except OSError as error:
-            _unkept[self.folder] = error.strerror or str(error)
-            log.warning("The result could not be kept in %s (%s); it will be computed again.", self.results, error)
+            why = error.strerror or str(error)
+            if _unkept.get(self.folder) != why:  # once is enough
+                log.warning("Results cannot be kept in %s (%s): they will be computed again.", self.results, why)
+            _unkept[self.folder] = why
 
     def partial(self, kind: str, key: Mapping[str, Any]) -> Path:
         """The folder where a long run keeps its finished chunks until it is done; runs that were left make room for it."""
@@ -207,6 +214,11 @@ def write_text(path: str | Path, text: str) -> None:
         InputError: the place cannot be written.
     """
     with _writing(path):
+        if (number := handed_over(path)) is not None:
+            sys.stdout.flush()  # what was printed before stands before it
+            with os.fdopen(os.dup(number), "w", encoding="utf-8") as stream:
+                stream.write(whole_characters(text))
+            return
         target = Path(os.path.realpath(path))  # a link stays, and what it names is written
         if _is_stream(path):  # is written to, not replaced
             Path(path).write_text(whole_characters(text), "utf-8")
@@ -231,6 +243,9 @@ def check_place(path: str | Path) -> None:
         InputError: the place cannot be written.
     """
     with _writing(path):
+        if (number := handed_over(path)) is not None:
+            os.write(number, b"")  # raises what is wrong with it
+            return
         target = Path(os.path.realpath(path))
         with contextlib.suppress(FileNotFoundError):
             target.lstat()  # raises what else is wrong with the name
@@ -241,6 +256,22 @@ def check_place(path: str | Path) -> None:
             raise FileNotFoundError(None, "there is no such folder")
         if not os.access(place, os.W_OK):
             raise PermissionError(None, "it is read-only")
+
+
+def handed_over(path: str | Path) -> int | None:
+    """The number of the open file that a path means, as `/dev/stdout` or `/dev/fd/3` do; None for any other path.
+
+    It is written to where it stands: behind it may be a file that was opened to append to, and must not be replaced.
+    """
+    named = os.path.abspath(path)  # noqa: PTH100 (links must stay)
+    for _ in range(MOST_LINKS):
+        if found := _HANDED_OVER.fullmatch(named):
+            return int(found[1])
+        try:
+            named = os.path.normpath(os.path.join(os.path.dirname(named), os.readlink(named)))  # noqa: PTH115, PTH118, PTH120
+        except (OSError, ValueError):
+            return None
+    return None
 
 
 def _is_stream(path: str | Path) -> bool:

@@ -191,6 +191,7 @@ def _curve(found: Sequence[Pruning]) -> dict[str, Any]:
         "corpus": first.corpus,
         "judged_on": first.judged_on,
         "positions": first.positions,
+        "close_positions": first.close_positions,
         "perplexity_full": first.perplexity_full,
         "curve": [
             {name: getattr(point, name) for name in POINT_KEYS}

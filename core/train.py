@@ -27,7 +27,7 @@ from core.errors import AnalysisError, InputError, is_out_of_memory
 from core.model.fetch import locked
 from core.model.memory import require_free
 from core.model.quiet import quiet_transformers
-from core.settings import Progress, no_progress, require_utf8
+from core.settings import Progress, check_new_folder, no_progress
 from core.store import read_result, write_result
 from core.words import short
 
@@ -87,6 +87,12 @@ class TrainSettings:
             raise InputError(
                 f"{short(str(self.heads))} attention heads do not divide --dim {self.dim} into parts of a multiple of 8 "
                 "dimensions."
+            )
+
+        if self.vocab <= self.dim + 1:
+            raise InputError(
+                f"--vocab {self.vocab} is too small for --dim {self.dim}: a line through as many tokens as dimensions is not "
+                "determined, so take a larger --vocab or a smaller --dim."
             )
 
     @property
@@ -153,7 +159,7 @@ def train(
     """
     import torch
 
-    require_utf8(run)
+    check_new_folder(run)
     require_free(
         settings.ram_bytes, "Training this model", advice=" Try a smaller --batch or --context: they count the most."
     )
@@ -347,6 +353,11 @@ def _stream(
             f"The corpus {corpus.name!r} has {len(stream):,} tokens to train on: a few thousand words are the least."
         )
     counts = np.bincount(stream, minlength=len(tokenizer)).astype(np.int64)
+    if (seen := int((counts > 0).sum())) <= settings.dim + 1:
+        raise AnalysisError(
+            f"Only {seen:,} of the tokens stand in the text, too few for --dim {settings.dim}: take a longer text, a larger "
+            "--vocab or a smaller --dim."
+        )
     write_result(run / "frequency.safetensors", Frequency(counts, len(stream)))
     return stream
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -108,3 +109,8 @@ def _trimmed(text: str) -> str:
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
+
+
+def without_folders(name: str) -> str:
+    """A path by its last part, every other name as it is."""
+    return Path(name).name if name.startswith(("/", "~", ".")) or "\\" in name else name

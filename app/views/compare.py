@@ -10,7 +10,7 @@ from app import cache, handout, jobs, state, uploads, widgets
 from app.jobs import Job
 from app.rules import rules
 from app.state import Choice
-from core.compare import METHODS, Row, as_json, finding, names
+from core.compare import METHODS, Row, as_json, distinct, finding, names
 from core.errors import HeadscopeError
 from core.figures import compare as figures
 from core.figures import words
@@ -32,8 +32,9 @@ def page() -> None:
     chosen = state.compared(_first(choice))
     place = st.container()
     _rows(choice, chosen)
-    rows, working, refused = _known(chosen)
-    rows += _of_data()
+    asked, working, refused = _known(chosen)
+    everything = distinct([*asked, *_of_data()])
+    rows = [row for row in everything if not row.error]
     with place:
         widgets.say(html.escape(finding(rows)))
     with st.container(key="compare-status"):
@@ -50,7 +51,7 @@ def page() -> None:
         handout.draw(
             "compare",
             choice,
-            lambda: as_json(rows),
+            lambda: as_json(everything),
             report=False,
             told="Rows are measured one after the other; what is known is shown.",
             figure=view,
@@ -72,7 +73,8 @@ def _first(choice: Choice) -> tuple[state.Compared, ...]:
 
 
 def _known(chosen: tuple[Choice, ...]) -> tuple[list[Row], Job | None, list[tuple[Choice, str, Job | None]]]:
-    """The rows as far as they are known, the job that is at work on one, and rows that cannot be measured.
+    """The rows as far as they are known or with the reason why not, the job that is at work on one, and what to say of
+    rows that are not measured.
 
     One row is measured after the other, so that a visitor of a shared server never has more than one job in line.
     """
@@ -87,28 +89,32 @@ def _known(chosen: tuple[Choice, ...]) -> tuple[list[Row], Job | None, list[tupl
                 job = working = cache.measure_row(each)
         except HeadscopeError as error:
             refused.append((each, str(error), None))
+            rows.append(cache.failed_row(each, str(error)))
             continue
         if job is not None and job.state in ("failed", "cancelled"):
             refused.append((each, job.error or "Cancelled; what was finished is kept.", job))
+            if row is None and job.error:
+                row = cache.failed_row(each, job.error)
         if row is not None:
             rows.append(row)
     return rows, working, refused
 
 
-def _of_data() -> list[Row]:
-    """The rows of a sweep, where its data set is named."""
+def _of_data() -> tuple[Row, ...]:
+    """The rows of a sweep, where its data set is named; of those that failed or are damaged the reason is said."""
     folder = str(state.chosen("data") or "").strip()
     if not folder:
-        return []
+        return ()
     try:
         found = cache.data_rows(folder)
     except HeadscopeError as error:
         widgets.problem(error)
-        return []
+        return ()
     for row in found:
         if row.error:
-            widgets.warning(f"<b>{html.escape(row.model)} on {html.escape(row.corpus)}</b>: {html.escape(row.error)}")
-    return [row for row in found if not row.error]
+            name = " on ".join(filter(None, (row.model, row.corpus)))
+            widgets.warning(f"<b>{html.escape(name)}</b>: {html.escape(row.error)}")
+    return found
 
 
 def _rows(choice: Choice, chosen: tuple[Choice, ...]) -> None:
@@ -214,17 +220,29 @@ def _figure(rows: list[Row], view: str) -> None:
         }[view]
         chart = make(rows, look)
     if chart.table.empty:
-        widgets.note("Not measured yet." if view in ("Steering", "Pruning") else html.escape(chart.summary))
+        if view in ("Steering", "Pruning"):
+            _missing(rows, view)
+        else:
+            widgets.note(html.escape(chart.summary))
         return
     widgets.chart(chart, f"compare-{view.lower()}", TITLES[view])
     widgets.note(html.escape(chart.summary))
-    missing = [name for name, row in zip(names(rows), rows, strict=True) if _is_missing(row, view)]
-    if missing:
-        widgets.note(f"Not measured yet: {html.escape(', '.join(missing))}.")
+    _missing(rows, view)
 
 
-def _is_missing(row: Row, view: str) -> bool:
-    return (view == "Steering" and row.steering is None) or (view == "Pruning" and not row.pruning)
+def _missing(rows: list[Row], view: str) -> None:
+    """Which rows a figure does not show, and whether they will come."""
+    missing = [
+        (name, row.of_sweep)
+        for name, row in zip(names(rows), rows, strict=True)
+        if (view == "Steering" and row.steering is None) or (view == "Pruning" and not row.pruning)
+    ]
+    for of_sweep, told in (
+        (False, "Not measured yet"),
+        (True, "A sweep does not measure this, so it is not known for"),
+    ):
+        if found := [name for name, sweep in missing if sweep is of_sweep]:
+            widgets.note(f"{told}: {html.escape(', '.join(found))}.")
 
 
 def _reading() -> None:

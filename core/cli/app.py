@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from core.cli.group import cli
+from core.errors import InputError
 
 
 @cli.command()
@@ -36,6 +37,9 @@ def app(
     """Open the dashboard."""
     from importlib import import_module
 
+    for option, value in (("--model", model), ("--corpus", corpus)):
+        if value is not None and not value.strip():
+            raise InputError(f"{option} names nothing: give a name, or leave it away.")
     if cache:
         os.environ["HEADSCOPE_CACHE"] = str(Path(cache).resolve())
     import_module("app.launch").run(

@@ -37,30 +37,35 @@ def compare(
 ) -> None:
     """Measure MODELS on the corpus, and every --row, one after the other: fit, weights, steering, pruning."""
     from core.analysis import Analysis
-    from core.compare import Row, as_json, compare_row, finding, names, read_data
+    from core.compare import Row, as_json, compare_row, distinct, finding, names, read_data
     from core.store import Store
 
     settings = settings_of(options)
     wanted = [(model, options["corpus"], settings) for model in models]
     wanted += [(model, corpus, replace(settings, positions=positions)) for model, corpus, positions in more]
+    if data is not None and not data.strip():
+        raise InputError("--data names no folder: give the one that headscope sweep wrote, or leave it away.")
     if not wanted and data is None:
         raise InputError(
             "There is nothing to compare: name models, or give --row MODEL CORPUS POSITIONS or --data DIR."
         )
-    rows = list(read_data(data)) if data else []
-    failed = 0
+    of_data = read_data(data) if data else ()
+    for row in of_data:
+        if row.error:
+            remark(f"{' on '.join(filter(None, (row.model, row.corpus)))}: {row.error}")
+    rows: list[Row] = []
     store, tell = Store(options["cache"], enabled=not options["no_cache"]), Telling()
     for model, corpus, each in wanted:
         try:
             row = compare_row(Analysis(model, corpus, each, store), steering=steering, pruning=pruning, progress=tell)
         except HeadscopeError as error:
-            if len(wanted) + len(rows) == 1:
+            if len(wanted) + len(of_data) == 1:
                 raise
             row = Row(model, corpus, positions=each.positions, seed=each.seed, error=str(error))
-            failed += 1
             remark(f"{model} on {corpus}: {error}")
         rows.append(row)
     tell.end()
+    rows = distinct([*rows, *of_data])
     lines = [
         [
             name,
@@ -73,7 +78,7 @@ def compare(
     ]
     header = ["", "V × d", "R²", "tokens", "text", "effective", "|log error| at 20×", "rotated 30 %", "saliency 30 %"]
     deliver(as_json(rows), json_path, f"{table(header, lines)}\n\n{finding(rows)}")
-    if failed and failed == len(rows):
+    if all(row.error for row in rows):
         sys.exit(1)
 
 

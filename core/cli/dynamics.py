@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import Telling, analysing, deliver, is_given, settings_of, table
+from core.cli.shared import OutputFolder, Telling, analysing, check_idle, deliver, is_given, settings_of, table
 from core.cli.streams import remark
 from core.errors import InputError
 from core.words import quoted
@@ -32,9 +32,9 @@ OF_THE_RUN = ("context", "held_out", "seed")
 @click.option("--heads", type=int, help="Attention heads of the model to train.")
 @click.option("--batch", type=int, help="Windows a step.")
 @click.option(
-    "--out", type=click.Path(file_okay=False), help="Folder of the training run; one goes on where it stopped."
+    "--out", type=OutputFolder(file_okay=False), help="Folder of the training run; one goes on where it stopped."
 )
-@click.option("--keep", type=click.Path(file_okay=False), help="Write the run's checkpoints small, to this folder.")
+@click.option("--keep", type=OutputFolder(file_okay=False), help="Write the run's checkpoints small, to this folder.")
 @click.option("--whole", is_flag=True, help="Download whole models from the Hub, for −log alpha and the loss.")
 @analysing(corpus=None, positions=4096, context=None, held_out=None)
 def dynamics(
@@ -49,9 +49,8 @@ def dynamics(
 
     if training == bool(sources):
         raise InputError("Give either --train or the checkpoints to read: demo, folders, or org/name@step{0,1,512}.")
-    given = next((name for name in OF_TRAINING if is_given(name)), None)
-    if not training and given:
-        raise InputError(f"--{given} is of a training run: give --train too, or leave it away.")
+    if not training:
+        check_idle(OF_TRAINING, "is of a training run: give --train too")
     if training and options["whole"]:
         raise InputError("--whole is of models on the Hub, and --train has all of its own: leave one of them away.")
     if not training:

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import Telling, deliver, edits_of, open_analysis, shared, short, table, with_edits, with_pruning
+from core.cli.shared import (
+    OutputFolder,
+    Telling,
+    deliver,
+    edits_of,
+    open_analysis,
+    shared,
+    short,
+    table,
+    with_edits,
+    with_pruning,
+)
+from core.words import size
 
 if TYPE_CHECKING:
     from core.export.result import Exported
@@ -18,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @with_edits
 @with_pruning
-@click.option("--out", required=True, type=click.Path(), help="A new folder for the checkpoint.")
+@click.option("--out", required=True, type=OutputFolder(), help="A new folder for the checkpoint.")
 @shared
 def export(
     model: str,
@@ -70,9 +82,9 @@ def _told(found: Exported) -> str:
         f"({short(effect.perplexity_before)} before)."
     )
     lines.append(
-        f"Head {_size(found.head_bytes)}, before {_size(found.head_bytes_before)}"
+        f"Head {size(found.head_bytes)}, before {size(found.head_bytes_before)}"
         f"{' (shared with the input embedding, now its own)' if found.was_tied else ''}; whole model "
-        f"{_size(found.model_bytes)}, before {_size(found.model_bytes_before)}."
+        f"{size(found.model_bytes)}, before {size(found.model_bytes_before)}."
     )
     if pruning is not None:
         lines.append(
@@ -83,9 +95,3 @@ def _told(found: Exported) -> str:
         f"those promised, and {found.generated} tokens were generated. What was done stands in headscope.json."
     )
     return "\n".join(lines)
-
-
-def _size(count: int) -> str:
-    from core.export.place import in_bytes
-
-    return in_bytes(count)

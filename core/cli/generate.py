@@ -11,6 +11,7 @@ from core.cli.group import cli
 from core.cli.shared import (
     Telling,
     check_edits,
+    check_idle,
     deliver,
     edits_of,
     open_analysis,
@@ -72,6 +73,8 @@ def generate(
     from core.similarity.mauve import check_similarity
 
     check_edits(tokens)
+    if not with_mauve:
+        check_idle(["mauve_texts"], "is of MAUVE: give --mauve too")
     check_pruning(method, removed)  # what is wrong is said before anything is computed
     if with_mauve:
         check_similarity(mauve_texts)

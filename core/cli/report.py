@@ -13,14 +13,13 @@ from core.cli.shared import (
     OutputFile,
     Telling,
     check_edits,
+    check_idle,
     deliver,
     edits_of,
-    is_given,
     open_analysis,
     shared,
     with_edits,
 )
-from core.errors import InputError
 
 OF_TEXTS = ("chat", "samples", "new_tokens", "temperature", "top_k", "top_p", "noise_seed")
 """The options that mean nothing without --prompt."""
@@ -63,10 +62,8 @@ def report(
     from core.results import Sampling
 
     check_edits(tokens)
-    if prompt is None and (idle := next((name for name in OF_TEXTS if is_given(name)), None)):
-        raise InputError(
-            f"--{idle.replace('_', '-')} is of texts that go on from a prompt: give --prompt too, or leave it away."
-        )
+    if prompt is None:
+        check_idle(OF_TEXTS, "is of texts that go on from a prompt: give --prompt too")
     seed = options["seed"] if noise_seed is None else noise_seed
     texts = prompt is not None and samples
     sampling = Sampling(samples, new_tokens, temperature, top_k, top_p, seed) if texts else None

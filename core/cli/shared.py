@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,22 +60,46 @@ class OutputFile(click.ParamType):
         from core.store import check_place
 
         path = os.path.expanduser(value)  # noqa: PTH111 (lets an empty name and an unknown user be)
-        if value != "-" or param is None or param.name != "json_path":
+        to_output = value == "-" and param is not None and param.name == "json_path"
+        if value == "-" and param is not None and not to_output:
+            raise InputError(
+                f"{param.opts[0]} takes the path of a file, and - means the output for --json only: give /dev/stdout, or "
+                "./- for a file of that name."
+            )
+        if not to_output:
             check_place(path)
-            if param is not None and ctx is not None:
-                _check_alone(Path(path), param, ctx)
+        if param is not None and ctx is not None:
+            _check_alone("/dev/stdout" if to_output else path, param, ctx)
         return path
 
 
-def _check_alone(path: Path, param: click.Parameter, context: click.Context) -> None:
-    """Raises `InputError` if another option writes to the same file: the last of them would replace the others."""
-    taken: dict[Path, click.Parameter] = context.meta.setdefault(f"{__name__}.outputs", {})
-    real = path.resolve()
-    other = taken.setdefault(real, param)
-    if other.name != param.name and (real.is_file() or not real.exists()):  # a terminal or pipe takes all
-        raise InputError(
-            f"{other.opts[0]} and {param.opts[0]} both write to {quoted(str(path))}: give each a file of its own."
-        )
+class OutputFolder(click.Path):
+    """A folder to write, that no other option writes to."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = super().convert(value, param, ctx)
+        if param is not None and ctx is not None:
+            _check_alone(str(path), param, ctx)
+        return str(path)
+
+
+def _check_alone(path: str, param: click.Parameter, context: click.Context) -> None:
+    """Raises `InputError` if another option writes to the same place: the last of them would replace the others, and JSON
+    with something else before or after it is none."""
+    from core.store import handed_over
+
+    taken: dict[int | Path, click.Parameter] = context.meta.setdefault(f"{__name__}.outputs", {})
+    number = handed_over(path)
+    place = Path(path).resolve() if number is None else number
+    other = taken.setdefault(place, param)
+    if other.name == param.name:
+        return
+    takes_all = isinstance(place, int) or (
+        place.exists() and not place.is_file() and not place.is_dir()
+    )  # terminal, pipe
+    if not takes_all or "json_path" in (other.name, param.name):
+        shown = "the output" if number == 1 else quoted(path)
+        raise InputError(f"{other.opts[0]} and {param.opts[0]} both write to {shown}: give each a file of its own.")
 
 
 OUTPUT = (
@@ -123,6 +147,13 @@ def check_edits(tokens: tuple[str, ...]) -> None:
 def is_given(name: str) -> bool:
     """Whether the running command's option stands on the command line."""
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def check_idle(names: Iterable[str], why: str) -> None:
+    """Raises `InputError` if one of these options is given, which would change nothing: `why` says of what it is."""
+    idle = next((name for name in names if is_given(name)), None)
+    if idle is not None:
+        raise InputError(f"--{idle.replace('_', '-')} {why}, or leave it away.")
 
 
 PRUNING = (

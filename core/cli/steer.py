@@ -8,7 +8,18 @@ from typing import Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import Telling, deliver, edits_of, numbers, open_analysis, shared, short, table, with_edits
+from core.cli.shared import (
+    Telling,
+    check_idle,
+    deliver,
+    edits_of,
+    numbers,
+    open_analysis,
+    shared,
+    short,
+    table,
+    with_edits,
+)
 from core.errors import InputError
 from core.words import quoted
 
@@ -40,6 +51,8 @@ def steer(
     from core.steering import SweepPoint, check_direction
 
     check_direction(direction)
+    if prompt is None:
+        check_idle(["chat"], "wraps a prompt: give --prompt too")
     sweep_ratios = [] if sweep is None else [_positive(ratio) for ratio in numbers(sweep, "--sweep", float)]
     sizes = [] if few_shot is None else numbers(few_shot, "--few-shot", int)
     analysis, tell = open_analysis(model, options), Telling()

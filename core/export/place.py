@@ -18,6 +18,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from core.errors import AnalysisError, HeadscopeError, InputError
+from core.settings import check_new_folder
+from core.words import size
 
 PREFIX = ".headscope-export-"
 LOCK = "lock"
@@ -41,6 +43,7 @@ def check_target(out: str | Path) -> Path:
         raise _not_allowed(Path(out).parent, error.strerror or "read-only") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError("The folder to export to cannot be a path here: give a shorter, plain one.") from error
+    check_new_folder(path)
     if not existing.is_dir():
         raise InputError(f"{existing} is a file, so {path.name} cannot be made in it: choose another folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -112,14 +115,9 @@ def check_room(needed: int, target: Path) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise AnalysisError(
-            f"The export needs {in_bytes(needed)} of disk and {in_bytes(free)} are free in {existing}: free some space, "
+            f"The export needs {size(needed)} of disk and {size(free)} are free in {existing}: free some space, "
             "or choose a folder on another disk."
         )
-
-
-def in_bytes(count: int) -> str:
-    """`412 MB`, `2.1 GB`."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.{0 if count >= 10e6 else 1}f} MB"
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from core.errors import AnalysisError, InputError
 from core.export.change import Change
 from core.export.edits import EditedHead, edit_head
 from core.export.effect import measure_effect
-from core.export.place import check_room, in_bytes, publish, scratch_beside
+from core.export.place import check_room, publish, scratch_beside
 from core.export.reload import MODEL, PROBE, TENSORS, Reloader, tensor_sha256
 from core.export.result import Exported, ExportedPruning
 from core.export.weights import Layout, WrittenFile, lay_out, write_bytes, write_json, write_weights
@@ -39,6 +39,7 @@ from core.model.weights import SIDE_FILES, file_sha256, read_json, weight_files
 from core.moments import Observation
 from core.results import plain
 from core.settings import Progress, no_progress
+from core.words import size
 
 MANIFEST = "headscope.json"
 LICENCES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)[\w.-]*", re.IGNORECASE)
@@ -272,7 +273,7 @@ def _manifest(
     if result.pruning is not None:
         dense = (
             f"The head was pruned to {result.pruning.dims} of {result.pruning.dim} dimensions and is stored as a dense "
-            f"matrix all the same ({in_bytes(result.head_bytes)}), because transformers knows no factored head."
+            f"matrix all the same ({size(result.head_bytes)}), because transformers knows no factored head."
         )
     return {
         "made_with": f"headscope {__version__}",

@@ -22,6 +22,7 @@ from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
 from core.model.weights import file_sha256, readable
 from core.settings import Progress, no_progress, tell_bytes
+from core.words import size
 
 MAGIC = b"GGUF"
 _alone = threading.Lock()
@@ -115,7 +116,7 @@ def _check_room(path: Path, folder: Path) -> None:
     for what, (needed, free) in rooms.items():
         if needed > free:
             raise AnalysisError(
-                f"Unpacking {path.name} needs about {needed / 1e9:.1f} GB of {what} and {free / 1e9:.1f} GB are free: "
+                f"Unpacking {path.name} needs about {size(needed)} of {what} and {size(free)} are free: "
                 "free some, or name a safetensors folder of the same model."
             )
 
@@ -198,13 +199,13 @@ def _telling(phrase: str, progress: Progress) -> Iterator[None]:
         items = list(items)
         sizes = [int(getattr(item, "n_bytes", 0)) for item in items]
         total, done = sum(sizes), 0
-        for number, (item, size) in enumerate(zip(items, sizes, strict=True)):
+        for number, (item, length) in enumerate(zip(items, sizes, strict=True)):
             if total:
                 tell_bytes(progress, phrase, done, total)
             else:
                 progress(phrase, number / len(items))
             yield item
-            done += size
+            done += length
 
     bar = getattr(reader, "tqdm", None)
     if bar is None:

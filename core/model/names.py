@@ -17,6 +17,7 @@ from typing import Literal
 
 from core.errors import InputError
 from core.model.weights import check_folder
+from core.settings import MOST_NAME
 from core.words import quoted
 
 FORMS = "demo, smollm2, org/name or org/name@revision on the Hub, a folder that save_pretrained wrote, or a .gguf file"
@@ -55,7 +56,7 @@ def parse_model(name: str, *, local_paths: bool = True) -> ModelSource:
     """
     forms = FORMS if local_paths else FORMS_SERVED
     shown = quoted(name)
-    if not name.strip() or len(name) > 1024 or not name.isprintable():
+    if not name.strip() or len(name) > MOST_NAME or not name.isprintable():
         raise InputError(f"The model name {shown} is empty, too long or has characters that cannot be: give {forms}.")
     name = name.strip()
     if name in ("demo", "smollm2"):

@@ -25,12 +25,11 @@ from torch import Tensor
 from core.model.head import Head
 from core.moments import Reservoir
 from core.pruning.basis import Basis
+from core.pruning.result import CLOSE_POSITIONS
 from core.settings import Progress, no_progress
 
 TOKENS_TILE, POSITIONS_TILE = 2048, 512
 """Logits held at a time: 4 MB."""
-CLOSE_POSITIONS = 256
-"""Positions on which Jensen–Shannon and the change of single tokens are measured."""
 
 
 @dataclass(frozen=True)

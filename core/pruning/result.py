@@ -15,6 +15,9 @@ from core.show import Shown
 DECILES = 10
 """Groups of equally many tokens, from the most frequent to the rarest."""
 
+CLOSE_POSITIONS = 256
+"""Positions on which Jensen–Shannon and the change of single tokens are measured, at most."""
+
 
 @dataclass(frozen=True)
 class PrunePoint(Shown):
@@ -72,6 +75,11 @@ class Pruning(Shown):
     perplexity_full: float
     points: tuple[PrunePoint, ...]
     order: Int64[np.ndarray, "n"]
+
+    @property
+    def close_positions(self) -> int:
+        """Contexts, of those that judged, on which js, kl_by_decile and drift_by_decile were measured."""
+        return min(self.positions, CLOSE_POSITIONS)
 
 
 @dataclass(frozen=True)

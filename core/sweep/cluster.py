@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import deque
@@ -162,7 +163,8 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGTERM, stop)
     try:
-        yield ray
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what happens to its workers
+            yield ray
     except (OSError, ray.exceptions.RayError) as error:
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
             raise  # of this machine's disk; Ray's own name no number
@@ -410,6 +412,8 @@ def _reason(error: BaseException) -> str:
     if cause is not None:
         return f"It failed unexpectedly, also when it was tried again ({type(cause).__name__}: {_line(cause)})."
     kind = type(error).__name__
+    if kind == "LocalRayletDiedError":
+        raise error  # the end of Ray on this machine, not of a task
     if "Memory" in kind:
         return "There is not enough memory on the worker: set memory_gb in [tasks], or take fewer positions."
     return f"Its worker was lost each time it was tried ({kind})."

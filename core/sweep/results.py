@@ -69,8 +69,8 @@ def read_row(folder: Path, key: str) -> Row | None:
     return _read(folder / f"run-{key}.parquet")
 
 
-def read_rows(folder: str | Path) -> list[Row]:
-    """All rows of a data set, by model and corpus; damaged files are left out.
+def read_rows(folder: str | Path) -> tuple[list[Row], list[str]]:
+    """All rows of a data set, by model and corpus, and the names of files that are damaged.
 
     Raises:
         InputError: there is no such folder.
@@ -82,8 +82,10 @@ def read_rows(folder: str | Path) -> list[Row]:
         files = sorted(path for path in place.iterdir() if path.match("run-*.parquet"))
     except OSError as error:
         raise InputError(f"The folder {quoted(str(folder))} cannot be read ({error.strerror or error}).") from error
-    rows = [row for path in files if (row := _read(path)) is not None]
-    return sorted(rows, key=lambda row: (row["corpus"], row["model"]))
+    read = {path.name: _read(path) for path in files}
+    rows = [row for row in read.values() if row is not None]
+    damaged = [name for name, row in read.items() if row is None]
+    return sorted(rows, key=lambda row: (row["corpus"], row["model"])), damaged
 
 
 def _read(path: Path) -> Row | None:

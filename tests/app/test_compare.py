@@ -13,7 +13,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app import cache, jobs, share, state
+from app import cache, jobs, share, state, uploads
 from app.share import View
 from app.state import Choice
 from app.views import compare
@@ -171,7 +171,10 @@ def test_the_rows_of_a_sweep_stand_beside_the_others(visit: Visit, data: Path) -
     assert list(test.dataframe[-1].value["model"]) == ["planted", "planted", "swept"]
     said = text_of(test)
     assert "There is no such model." in said and "<script" not in said
-    assert "Not measured yet: swept" in said and len(charts(test)[0]["data"]) == 2
+    assert (
+        "A sweep does not measure this, so it is not known for: swept · sampler." in said
+        and len(charts(test)[0]["data"]) == 2
+    )
     assert address(test)["data"] == str(data)
     missing = visit("compare", Measured(), model="smollm2", rows=TWO, data=str(data / "nowhere"))
     assert "There is no folder" in missing.error[0].value and len(missing.dataframe[-1].value) == 2
@@ -221,3 +224,23 @@ def test_what_is_offered_to_copy_is_what_the_page_shows(visit: Visit) -> None:
 def test_pruning_is_measured_where_its_own_page_measures_it() -> None:
     """So that both pages read the same results from the store."""
     assert cache.PRUNED == FRACTIONS
+
+
+def test_a_run_that_is_read_twice_counts_once(visit: Visit, tmp_path: Path) -> None:
+    """From the store and from a sweep's data set: with the same numbers it is one measurement, and a damaged file is told."""
+    run = Run("smollm2", "sampler", "smollm2", "sampler", "0" * 64, Settings(positions=1024), 1)
+    analysis = Measured()
+    write_row(tmp_path, row_of(run, analysis.encoding(), "", 1.0, False))
+    (tmp_path / "run-0.parquet").write_bytes(b"PAR1")
+    rows = "smollm2|sampler|1024"
+    test = fine(visit("compare", analysis, model="smollm2", rows=rows, data=str(tmp_path), compared="Fit"))
+    said = text_of(test)
+    assert "So far one row" in said
+    assert "<b>run-0.parquet</b>: It is damaged and left out: the same sweep measures it again." in said
+
+
+def test_rows_are_named_as_the_command_line_names_them() -> None:
+    choice = state.Choice("org/name@abc", "upload:0123456789abcdef/my-text.txt", 1024, 3)
+    row = cache.failed_row(choice, "It is gone.")
+    assert (row.model, row.corpus, row.positions, row.seed) == ("org/name@abc", "my-text.txt", 1024, 3)
+    assert uploads.title("org/name@abc") == "org/name@abc" and uploads.title("/some/where/name") == "name"

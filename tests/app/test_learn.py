@@ -70,6 +70,12 @@ def test_right_and_wrong_answers(visit: Visit) -> None:
     assert "Right:" not in text_of(fine(test)) and "1 answered" in text_of(test)
     test.button(key="lesson-back").click().run()
     assert "Right:" in text_of(fine(test))
+    assert test.query_params["answered"] in ("2", ["2"])
+    again = visit("learn", model="smollm2", edit=EDIT, lesson="2", answered="1,2")
+    assert "2 answered" in text_of(fine(again)), "a reload keeps what was answered"
+    assert "answered = '9', which cannot be" in visit("learn", model="smollm2", answered="9").error[0].value.replace(
+        "\\", ""
+    )
 
 
 def test_an_empty_answer_is_no_answer(visit: Visit) -> None:

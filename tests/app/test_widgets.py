@@ -22,6 +22,13 @@ def test_a_chip_is_escaped_and_names_its_id() -> None:
     assert "<img" not in chip and "&lt;img" in chip and "␣a" in chip and 'title="id 7"' in chip
 
 
+def test_plain_makes_no_links() -> None:
+    """An address in a sentence, as a stranger's link may bring it, leads nowhere."""
+    assert widgets.plain("samples = 'http://e.test/x', *no*") == r"samples \= `'http://e.test/x',` \*no\*"
+    assert widgets.plain("WWW.e.test and me@e.test") == "`WWW.e.test` and `me@e.test`"
+    assert widgets.plain("org/name@step3") == r"org\/name\@step3"
+
+
 def test_plain_leaves_no_markup() -> None:
     assert widgets.plain("*a* :red[b] $c$ <d>") == r"\*a\* \:red\[b\] \$c\$ \<d\>"
 

@@ -72,7 +72,7 @@ def page(new_page: NewPage) -> Page:
 
 @pytest.fixture(scope="package")
 def first_visit(browser: Browser, server: Server) -> str:
-    """A first visitor starts an analysis and waits for it; returns what stands in the address afterwards.
+    """A first visitor starts an analysis, takes fewer positions and waits; returns what stands in the address afterwards.
 
     All others come to a model that was analysed already.
     """
@@ -80,6 +80,11 @@ def first_visit(browser: Browser, server: Server) -> str:
         visit(page, "/?positions=1024")
         page.get_by_role("button", name="Start with SmolLM2").click()
         page.get_by_role("progressbar").wait_for()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Cancelled.").wait_for(timeout=PATIENCE)
+        page.get_by_text("Settings").click()
+        page.get_by_role("radio", name="4k").click()
+        page.get_by_role("progressbar").wait_for(timeout=PATIENCE)
         page.get_by_role("link", name="Encoding").click()
         page.locator(".js-plotly-plot").wait_for(timeout=5 * PATIENCE)
         charts_drawn(page)

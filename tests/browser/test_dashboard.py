@@ -324,6 +324,9 @@ def test_hostile_text_stays_text(page: Page, first_visit: str) -> None:
     expect(problems(page).first).to_contain_text("<script>window.broken = 1</script>")
     assert page.evaluate("window.broken") is None
     assert page.locator("img[src=x]").count() == 0
+    visit(page, "/samples?samples=http://e.test/login&seed=www.e.test&top-k=me@e.test")
+    expect(problems(page).first).to_contain_text("http://e.test/login")
+    assert page.locator("[data-testid=stAlert] a").count() == 0
 
 
 def test_a_prompt_that_is_too_long(page: Page, first_visit: str) -> None:

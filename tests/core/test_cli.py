@@ -433,3 +433,31 @@ def test_importing_the_command_line_is_quick() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("fit demo --json - --weights /dev/stdout", "--json and --weights both write to the output"),
+        ("fit demo --weights -", "--weights takes the path of a file, and - means the output for --json only"),
+        (
+            "fit demo --device cpu:",
+            "--device is cpu:, but it must be one of auto, cpu, cuda, mps, or a GPU by its number",
+        ),
+        ("fit demo --device=", "--device is empty, but it must be one of"),
+        ("steer demo --token id:5 --ratio 2 --chat", "--chat wraps a prompt: give --prompt too, or leave it away"),
+        ("generate demo --prompt x --mauve-texts 5", "--mauve-texts is of MAUVE: give --mauve too, or leave it away"),
+        ("compare --data=", "--data names no folder"),
+        ("app --model=", "--model names nothing"),
+        ("app --public --host nosuchhost.invalid", "--host nosuchhost.invalid cannot be found"),
+        ("app --public --host 192.0.2.7", "--host 192.0.2.7 is not an address of this computer"),
+        ("export demo --out both --json both", "--out and --json both write to 'both'"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_work(
+    arguments: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments.split())
+    assert done.exit_code == 2 and told in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from core.compare import (
     as_json,
     compare_row,
     cosines,
+    distinct,
     finding,
     names,
     read_data,
@@ -161,6 +162,24 @@ def test_the_rows_of_a_sweep(tmp_path: Path) -> None:
         read_data(tmp_path / "empty")
     with pytest.raises(InputError, match="no folder"):
         read_data(tmp_path / "nowhere")
+
+
+def test_damaged_files_of_a_sweep_are_named(tmp_path: Path) -> None:
+    run = Run("demo", "sampler", "demo", "sampler", "0" * 64, Settings(), 1)
+    write_row(tmp_path, row_of(run, planted()[2], "abc", 1.0, False))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:500])
+    (damaged,) = read_data(tmp_path)
+    assert damaged.model == path.name and damaged.error.startswith("It is damaged and left out")
+    assert finding([damaged]) == "Nothing is measured yet."
+
+
+def test_copies_of_a_row_are_one(rows: list[Row]) -> None:
+    first, second = rows[:2]
+    of_sweep = replace(first, steering=None, pruning=(), weights=np.zeros(0))
+    other = replace(of_sweep, r2=0.123)
+    assert distinct([first, second, of_sweep, other]) == [first, second, other]
+    assert len(set(names([first, other]))) == 2 and names([first, other])[0].endswith("(1)")
 
 
 @pytest.mark.parametrize("make", [figures.fit, figures.sparsity, figures.weights, figures.accuracy])

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from core.store import Store, default_folder, read_result, write_result, write_text
+from core.store import Store, check_place, default_folder, handed_over, read_result, write_result, write_text
+from tests.app.arrays import planted
 
 
 @dataclass(frozen=True)
@@ -197,3 +198,35 @@ def test_a_file_without_a_name_is_not_written(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(InputError, match="has no name"):
         write_text("", "text")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="open files have no names here")
+def test_an_open_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    """As `--json /dev/stdout >> notes.txt` asks for."""
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine\n")
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    assert (handed_over("/dev/stdout"), handed_over(tmp_path / "link"), handed_over(notes)) == (1, 1, None)
+    with notes.open("a") as file:
+        name = f"/dev/fd/{file.fileno()}"
+        check_place(name)
+        write_text(name, "new\n")
+    assert notes.read_text() == "mine\nnew\n"
+    with pytest.raises(InputError, match="cannot be written: Bad file descriptor"):
+        check_place("/dev/fd/999")
+
+
+def test_a_cache_in_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HEADSCOPE_CACHE", "~/there")
+    assert Store().folder == tmp_path / "there" and Store("~/here").folder == tmp_path / "here"
+
+
+def test_a_disk_that_keeps_nothing_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file")
+    for seed in (1, 2):
+        store.put("encoding", {"seed": seed}, planted()[2])
+    assert [each.getMessage() for each in caplog.records] == [
+        f"Results cannot be kept in {tmp_path / 'file' / 'results'} (Not a directory): they will be computed again."
+    ]

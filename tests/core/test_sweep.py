@@ -314,6 +314,24 @@ def test_ray_that_ends_during_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert full.type is OSError  # of the disk, not of Ray
 
 
+def test_the_end_of_ray_is_no_failure_of_a_run() -> None:
+    """A run that failed has a row that says so; when Ray ends on this machine, nothing is known of any run."""
+    with pytest.raises(ray.exceptions.LocalRayletDiedError):
+        cluster._reason(ray.exceptions.LocalRayletDiedError())
+    assert "worker was lost" in cluster._reason(ray.exceptions.WorkerCrashedError())
+
+
+def test_what_ray_prints_is_not_part_of_the_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("init", "shutdown"):
+        monkeypatch.setattr(f"ray.{name}", lambda **_: None)
+    with cluster._ray(None, parse_plan("models = ['demo']", "plan.toml")):
+        print("A worker died.")
+    told = capsys.readouterr()
+    assert told.out == "" and "A worker died." in told.err
+
+
 NOTICES_QUICKLY = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 300,

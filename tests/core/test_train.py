@@ -458,3 +458,28 @@ def test_a_batch_that_memory_does_not_hold(corpus: Corpus, tmp_path: Path, monke
     says(caught.value)
     with pytest.raises(RuntimeError, match="shapes"):
         train(tmp_path / "run", corpus, SETTINGS, progress=failing("shapes"))
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "x" * 250 + "/" + "y" * 250 + "/" + "z" * 250 + "/" + "w" * 250])
+def test_a_folder_that_could_not_be_named_afterwards(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="too long or has characters that the name of a model cannot have") as caught:
+        train(tmp_path / name, corpus, SETTINGS)
+    says(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_that_no_line_could_be_fitted_to(corpus: Corpus, tmp_path: Path) -> None:
+    """It is said before the training, not after it."""
+    with pytest.raises(InputError, match="--vocab 320 is too small for --dim 328") as caught:
+        replace(SETTINGS, vocab=320, dim=328, heads=1)
+    says(caught.value)
+    steps = []
+    with pytest.raises(
+        AnalysisError, match=r"Only \d+ of the tokens stand in the text, too few for --dim 312"
+    ) as failed:
+        train(
+            tmp_path / "run", corpus, replace(SETTINGS, vocab=320, dim=312, heads=1),
+            progress=lambda phrase, share: steps.append(phrase),
+        )  # fmt: skip
+    says(failed.value)
+    assert not [each for each in steps if each.startswith("Training")]
