@@ -216,9 +216,9 @@ def read_data(folder: str | Path) -> tuple[Row, ...]:
         InputError: there is no such folder, or no run in it.
     """
     from core.errors import InputError
-    from core.sweep.results import read_rows
+    from core.sweep.results import read_data_set
 
-    records, damaged = read_rows(folder)
+    records, damaged = read_data_set(folder)
     if not records and not damaged:
         raise InputError(f"There is no run in {quoted(str(folder))}: give the folder that headscope sweep wrote.")
     return (

@@ -69,7 +69,16 @@ def read_row(folder: Path, key: str) -> Row | None:
     return _read(folder / f"run-{key}.parquet")
 
 
-def read_rows(folder: str | Path) -> tuple[list[Row], list[str]]:
+def read_rows(folder: str | Path) -> list[Row]:
+    """All rows of a data set, by model and corpus; damaged files are left out, see `read_data_set`.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    return read_data_set(folder)[0]
+
+
+def read_data_set(folder: str | Path) -> tuple[list[Row], list[str]]:
     """All rows of a data set, by model and corpus, and the names of files that are damaged.
 
     Raises:
