@@ -83,7 +83,7 @@ def first_visit(browser: Browser, server: Server) -> str:
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Cancelled.").wait_for(timeout=PATIENCE)
         page.get_by_text("Settings").click()
-        page.get_by_role("radio", name="4k").click()
+        page.get_by_role("radio", name="4k", exact=True).click()
         page.get_by_role("progressbar").wait_for(timeout=PATIENCE)
         page.get_by_role("link", name="Encoding").click()
         page.locator(".js-plotly-plot").wait_for(timeout=5 * PATIENCE)

@@ -46,6 +46,7 @@ def violations(page: Page) -> list[str]:
     ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(guest: NewPage, scheme: Literal["light", "dark"]) -> None:
     page = guest(scheme=scheme)

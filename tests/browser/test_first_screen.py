@@ -114,6 +114,7 @@ def test_a_page_is_filled_without_torch_and_without_a_network(
     assert server.tracebacks() == ""
 
 
+@pytest.mark.thorough
 def test_what_is_changed_on_the_bundled_model_is_computed(browser: Browser, no_network: None, tmp_path: Path) -> None:
     """With the network off and an empty cache: another text, another edit, new samples."""
     with running_app(tmp_path / "cache", tmp_path / "server.log") as server, visitor(browser, server.url) as page:

@@ -139,6 +139,7 @@ def test_a_known_slip_is_named(browser: Browser, demo: Server) -> None:
         assert "other way round" in answer(page, 1 / divide(page), "Not yet")
 
 
+@pytest.mark.thorough
 def test_another_token_is_another_question(browser: Browser, demo: Server) -> None:
     with visitor(browser, demo.url) as page:
         visit(page, "/learn?lesson=3")
@@ -213,7 +214,8 @@ def test_presenting_by_keyboard_alone(browser: Browser, demo: Server, size: tupl
         at(page, 6)
 
 
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("width", [390, 1440])
 def test_no_step_is_wider_than_the_screen(browser: Browser, demo: Server, width: int) -> None:
     with visitor(browser, demo.url, width=width) as page:
         for step in (1, 5, 7):

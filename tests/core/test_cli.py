@@ -350,6 +350,7 @@ def test_a_file_that_is_replaced_keeps_its_mode(model: str, cache: str, tmp_path
     assert json.loads(path.read_text("utf-8"))["positions"] == 400 and path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
 def test_an_output_that_does_not_know_every_character(tmp_path: Path, encoding: str) -> None:
     model = tiny_model("gpt2", tmp_path / "modèle−1")
