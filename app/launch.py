@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import signal
 import socket
 import sys
@@ -50,7 +51,8 @@ def run(
     if classroom and public:
         raise InputError("Choose one of --classroom and --public.")
     shared = classroom or public
-    host = host or (EVERYWHERE if shared else LOCAL_HOST)
+    host = _written_out(host or (EVERYWHERE if shared else LOCAL_HOST))
+    _check_host(host)
     if not shared and not _is_loopback(host):
         raise InputError(
             f"--host {host} would let other computers in: add --classroom (one model and one text for a class) or "
@@ -68,7 +70,9 @@ def run(
         environment.CORPUS_VARIABLE: corpus or "",
         environment.ADDRESS_VARIABLE: address if shared else "",
     }
-    if shared:
+    if shared and _is_loopback(host):
+        print(f"\n  Only this computer reaches this dashboard, at {address}: leave --host away to let others in.")
+    elif shared:
         print(f"\n  Others reach this dashboard at {address}" + (" (page Join: as a QR code)" if classroom else ""))
     if browser:
         page = "/join" if classroom else ""
@@ -99,6 +103,25 @@ def _check(model: str | None, corpus: str | None) -> None:
         parse_model(model)
     if corpus and self_sampled_tokens(corpus) is None:
         read_corpus(corpus)
+
+
+def _written_out(host: str) -> str:
+    """An IPv4 address in its usual form; 0 and 127.1 are ways to write one."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host)) if re.fullmatch(r"[0-9.]+", host) else host
+    except OSError:
+        return host
+
+
+def _check_host(host: str) -> None:
+    """Raises `InputError` for a name that means no address."""
+    try:
+        socket.getaddrinfo(host, None)
+    except (socket.gaierror, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no name"
+        raise InputError(
+            f"--host {host} cannot be found ({why}): give localhost, or a name or address of this computer."
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:
@@ -133,10 +156,6 @@ def _require_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except socket.gaierror as error:
-            raise InputError(
-                f"--host {host} cannot be found ({error.strerror}): give localhost, or a name or address of this computer."
-            ) from None
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise InputError(

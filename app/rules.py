@@ -156,6 +156,7 @@ class Rules:
             return sentence
         for place, name in _places(self.model, self.corpus, str(default_folder())):
             sentence = sentence.replace(place, name)
+        sentence = sentence.replace(", .parquet", "")  # is read, but not of strangers
         return ADVICE_TO_THE_HOST.sub(": tell whoever runs this server.", sentence)
 
     def check_own(self, what: str) -> None:

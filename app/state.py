@@ -234,7 +234,7 @@ def _remember() -> None:
 def _begin() -> None:
     st.session_state["history"] = []
     st.session_state["revision"] = 0
-    st.session_state["asked"] = dict(st.query_params)
+    st.session_state["asked"] = {key: st.query_params.get_all(key) for key in st.query_params}
     for key, (default, read, _) in _FIELDS.items():
         st.session_state[key] = default
         if key in st.query_params:
@@ -590,6 +590,7 @@ def fraction_moved() -> None:
 def misread(page: str) -> list[str]:
     """What the address asks for and the page does not show, a sentence each; until another page is opened."""
     if st.session_state.setdefault("opened-on", page) != page:
+        st.session_state["asked"] = {}
         return []
     fields = st.session_state.get("unread", {})
     found = [
@@ -608,9 +609,14 @@ def unread(key: str) -> str | None:
     return st.session_state.get("unread", {}).get(key)
 
 
-def asked(key: str) -> str | None:
-    """What the address said, when the session began, for a field that reads it by itself; None if nothing."""
-    return st.session_state.get("asked", {}).get(key)
+def asked(key: str) -> list[str]:
+    """What the address said, when the session began, for a field that reads it by itself; until it is picked by hand or
+    another page is opened."""
+    return st.session_state.get("asked", {}).get(key, [])
+
+
+def forget_asked(key: str) -> None:
+    st.session_state["asked"].pop(key, None)
 
 
 def keep_fraction(fractions: tuple[float, ...]) -> float:

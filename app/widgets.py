@@ -155,10 +155,14 @@ def one_of(label: str, options: Iterable[str], key: str, *, hidden: bool = False
         )
     found = found or first
     asked = state.asked(key)
-    if asked is not None and asked not in names and found == first:
-        allowed = ", ".join(names)
+    if asked and found != (asked[0] if asked[0] in names else first):  # picked by hand
+        state.forget_asked(key)
+    elif asked and asked[0] not in names:
+        which = quoted(short(asked[0], 40))
+        problem(f"The address asks for {key} = {which}, which is none of {', '.join(names)}: {first} is shown.")
+    elif len(asked) > 1:
         problem(
-            f"The address asks for {key} = {quoted(short(asked, 40))}, which is none of {allowed}: {first} is shown."
+            f"The address gives {key} {len(asked):,} times: the first one, {quoted(short(asked[0], 40))}, was taken."
         )
     return found
 

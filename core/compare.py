@@ -230,18 +230,27 @@ def read_data(folder: str | Path) -> tuple[Row, ...]:
 def distinct(rows: Sequence[Row]) -> list[Row]:
     """Rows without copies: what was measured once, and is read from the store and from a sweep's data set, is one row, the
     first of them. Runs of the same name with other numbers stay apart."""
-    found: dict[str, Row] = {}
+    found: list[Row] = []
     for row in rows:
-        told = ("model", "revision", "corpus", "positions", "seed", *NUMBERS)
-        found.setdefault(repr([row.error, *(getattr(row, name) for name in told)]), row)
-    return list(found.values())
+        if not any(_is_copy(row, other) for other in found):
+            found.append(row)
+    return found
+
+
+def _is_copy(row: Row, other: Row) -> bool:
+    """Whether both are the same measurement, or the same failure; shards are added up in another order, which rounds."""
+    named = ("model", "revision", "corpus", "positions", "seed")
+    if any(getattr(row, name) != getattr(other, name) for name in named) or bool(row.error) != bool(other.error):
+        return False
+    ours, theirs = ([float(getattr(each, name)) for name in NUMBERS] for each in (row, other))
+    return bool(np.allclose(ours, theirs, rtol=1e-6, atol=1e-9, equal_nan=True))
 
 
 def _of_record(record: dict[str, Any]) -> Row:
     """A row of the data set; its columns are the keys of `headscope fit`'s JSON."""
     named = {"model": record["model"], "corpus": record["corpus"], "seed": int(record["settings"]["seed"])}
     if record["status"] != "done":
-        return Row(**named, error=record["error"] or "It failed.")
+        return Row(**named, positions=int(record["settings"]["positions"]), error=record["error"] or "It failed.")
     numbers: dict[str, Any] = {name: float("nan") if record[name] is None else record[name] for name in NUMBERS}
     sparsity = tuple(SparsityPoint(int(p["dims"]), p["r2"], p["r2_kept"]) for p in record["sparsity"] or ())
     return Row(

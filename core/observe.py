@@ -208,7 +208,8 @@ class _Resumable:
         try:
             write_result(self.folder / f"{name}.safetensors", result)
         except OSError as error:
-            log.warning("Finished chunks cannot be kept (%s): if this run is interrupted it starts again.", error)
+            why = error.strerror or error
+            log.warning("Finished chunks cannot be kept (%s): if this run is interrupted it starts again.", why)
             self.folder = None
             return False
         return True

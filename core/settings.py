@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,10 @@ MOST_NAME = 1024
 def check_new_folder(folder: Path) -> None:
     """Raises `InputError` where a folder to write a model to could not be named as one afterwards."""
     require_utf8(folder)
-    if not str(folder).isprintable() or len(str(folder.absolute())) > MOST_NAME - 100:
+    too_long = len(str(folder.absolute())) > MOST_NAME - 100 or any(
+        len(os.fsencode(part)) > 255 for part in folder.parts
+    )
+    if too_long or not str(folder).isprintable():
         raise InputError(
             f"The folder {quoted(str(folder))} is too long or has characters that the name of a model cannot have: choose "
             "another."
@@ -105,7 +109,7 @@ class Settings:
         _check("--held-out", self.held_out, LEAST_HELD_OUT <= self.held_out <= 4, f"a share from {LEAST_HELD_OUT} to 4")
         _check("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295")
         device, colon, number = self.device.partition(":")
-        fine = device in DEVICES and (not colon or (device == "cuda" and number.isdecimal()))
+        fine = device in DEVICES and (not colon or (device == "cuda" and number.isascii() and number.isdecimal()))
         _check("--device", self.device, fine, f"one of {', '.join(DEVICES)}, or a GPU by its number as cuda:0")
         _check("--dtype", self.dtype, self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
 

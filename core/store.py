@@ -113,7 +113,11 @@ class Store:
         except OSError as error:
             why = error.strerror or str(error)
             if _unkept.get(self.folder) != why:  # once is enough
-                log.warning("Results cannot be kept in %s (%s): they will be computed again.", self.results, why)
+                log.warning(
+                    "Results cannot be kept in %s (%s): they will be computed again. Another folder is chosen with --cache.",
+                    self.results,
+                    why,
+                )
             _unkept[self.folder] = why
 
     def partial(self, kind: str, key: Mapping[str, Any]) -> Path:
@@ -215,7 +219,8 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with _writing(path):
         if (number := handed_over(path)) is not None:
-            sys.stdout.flush()  # what was printed before stands before it
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what was printed before stands before it
             with os.fdopen(os.dup(number), "w", encoding="utf-8") as stream:
                 stream.write(whole_characters(text))
             return
@@ -244,6 +249,8 @@ def check_place(path: str | Path) -> None:
     """
     with _writing(path):
         if (number := handed_over(path)) is not None:
+            if number == 1 and sys.stdout is None:
+                raise OSError(None, "it is closed")
             os.write(number, b"")  # raises what is wrong with it
             return
         target = Path(os.path.realpath(path))

@@ -42,8 +42,8 @@ def page() -> None:
             _working(working, working.partial)
         else:
             widgets.note(f"{words.plural(sum(row.complete for row in rows), 'row')} measured here; results are kept.")
-    for each, why, job in refused:
-        _refused(each, why, job)
+    for number, (each, why, job) in enumerate(refused):
+        _refused(each, why, job, number)
     if not rows:
         return
     view = widgets.one_of("Figure", VIEWS, "compared", hidden=True)
@@ -113,7 +113,7 @@ def _of_data() -> tuple[Row, ...]:
     for row in found:
         if row.error:
             name = " on ".join(filter(None, (row.model, row.corpus)))
-            widgets.warning(f"<b>{html.escape(name)}</b>: {html.escape(row.error)}")
+            widgets.warning(f"<b>{html.escape(name)}</b>: {html.escape(rules().said(row.error))}")
     return found
 
 
@@ -199,10 +199,10 @@ def _working(job: Job, drawn: Row | None) -> None:
         widgets.cancelled(job, jobs.analyses())
 
 
-def _refused(choice: Choice, why: str, job: Job | None) -> None:
+def _refused(choice: Choice, why: str, job: Job | None, number: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         widgets.warning(f"<b>{html.escape(_name(choice))}</b>: {html.escape(rules().said(why))}")
-        if job is not None and st.button("Try again", key=f"compare-again-{_name(choice)}"):
+        if job is not None and st.button("Try again", key=f"compare-again-{number}"):
             jobs.analyses().forget(job.key)
             st.rerun()
 

@@ -19,6 +19,7 @@ from core.figures import sentences, words
 from core.figures.pairs import pair
 from core.pruning.result import Pruning, largest_removable
 from core.results import Sampling
+from core.words import quoted, short
 
 QUESTION = "Which dimensions could go?"
 VIEWS = ("Who goes", "Frequent and rare", "Texts", "Size and speed", "Export")
@@ -53,8 +54,8 @@ def _bench(choice: Choice, encoding: Encoding, found: tuple[Pruning, ...]) -> No
     with place:
         if (asked := state.unread("removed")) is not None:
             widgets.problem(
-                f"The address asks for {asked!r} of the dimensions to go, but that has to be a number from 0 to 0.99: "
-                f"{100 * removed:.0f} % is shown."
+                f"The address asks for {quoted(short(asked, 40))} of the dimensions to go, but that has to be a number "
+                f"from 0 to 0.99: {100 * removed:.0f} % is shown."
             )
         widgets.say(sentences.pruning(found, method, removed))
         handout.draw(

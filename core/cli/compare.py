@@ -69,7 +69,7 @@ def compare(
     lines = [
         [
             name,
-            f"{row.vocab_size:,} × {row.dim:,}",
+            f"{row.vocab_size:,} × {row.dim:,}" if row.dim else "–",
             *(short(value) for value in (row.r2, row.r2_held_out_tokens, row.r2_held_out_text, row.effective_dims)),
             "–" if row.steering is None else short(row.steering.held_out[row.steering.ratios.index(20)]),
             *(_kept(row, method) for method in ("rotated", "saliency")),

@@ -12,6 +12,7 @@ from core.cli.group import cli
 from core.cli.shared import OutputFolder, Telling, analysing, check_idle, deliver, is_given, settings_of, table
 from core.cli.streams import remark
 from core.errors import InputError
+from core.settings import check_new_folder
 from core.words import quoted
 
 OF_TRAINING = ("size", "steps", "vocab", "dim", "layers", "heads", "batch", "out")
@@ -56,6 +57,8 @@ def dynamics(
     if not training:
         _tell_idle(sources, options["corpus"])
     store, settings, tell = Store(options["cache"], enabled=not options["no_cache"]), settings_of(options), Telling()
+    if out:
+        check_new_folder(Path(out))
     run = Path(out) if out else Path(sources[0]) if len(sources) == 1 else None
     if keep:
         if not training:

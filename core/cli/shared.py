@@ -88,7 +88,7 @@ def _check_alone(path: str, param: click.Parameter, context: click.Context) -> N
     with something else before or after it is none."""
     from core.store import handed_over
 
-    taken: dict[int | Path, click.Parameter] = context.meta.setdefault(f"{__name__}.outputs", {})
+    taken = _taken(context)
     number = handed_over(path)
     place = Path(path).resolve() if number is None else number
     other = taken.setdefault(place, param)
@@ -98,8 +98,17 @@ def _check_alone(path: str, param: click.Parameter, context: click.Context) -> N
         place.exists() and not place.is_file() and not place.is_dir()
     )  # terminal, pipe
     if not takes_all or "json_path" in (other.name, param.name):
-        shown = "the output" if number == 1 else quoted(path)
-        raise InputError(f"{other.opts[0]} and {param.opts[0]} both write to {shown}: give each a file of its own.")
+        shown = "the output" if number == OUTPUT_NUMBER else quoted(path)
+        raise InputError(f"{other.opts[0]} and {param.opts[0]} both write to {shown}: give each a place of its own.")
+
+
+def _taken(context: click.Context) -> dict[int | Path, click.Parameter]:
+    """Where the options of the running command write to: paths, or the numbers of open files."""
+    return context.meta.setdefault(f"{__name__}.outputs", {})
+
+
+OUTPUT_NUMBER = 1
+"""Of the open file that is the output."""
 
 
 OUTPUT = (
@@ -210,8 +219,10 @@ def deliver(result: dict[str, Any], json_path: str | None, text: str) -> None:
         InputError: the file cannot be written; the JSON is printed then, so that the work is not lost.
         AnalysisError: the output cannot be written.
     """
+    # where an option writes to the output, nothing else stands there
+    tell = remark if OUTPUT_NUMBER in _taken(click.get_current_context()) else say
     if json_path is None:
-        say(text)
+        tell(text)
         return
     from core.results import plain
     from core.store import write_text
@@ -226,7 +237,7 @@ def deliver(result: dict[str, Any], json_path: str | None, text: str) -> None:
         say_json(document)
         raise
     if sys.stdout is not None:
-        say(text)
+        tell(text)
 
 
 def short(value: float) -> str:

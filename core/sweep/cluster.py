@@ -396,9 +396,8 @@ def _file(progress: _Progress, index: int) -> Path:
 
 
 def _name(run: Run, index: int) -> str:
-    if index == FIT:
-        return run.name
-    return run.name if run.shards == 1 else f"{run.name} · part {index + 1} of {run.shards}"
+    """The fit has the run's own name, so that no task has that of another."""
+    return run.name if index == FIT else f"{run.name} · part {index + 1} of {run.shards}"
 
 
 def _line(error: BaseException) -> str:

@@ -436,6 +436,25 @@ def test_importing_the_command_line_is_quick() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_where_an_option_writes_to_the_output_nothing_else_stands(model: str, cache: str, tmp_path: Path) -> None:
+    fit = command("fit", model, *SMALL, "--cache", cache, "--json", "/dev/stdout")
+    with (tmp_path / "log").open("w+") as log:
+        log.write("mine\n")
+        log.flush()
+        done = subprocess.run(fit, stdout=log, stderr=subprocess.PIPE, text=True, check=True)
+    first, *rest = (tmp_path / "log").read_text().splitlines()
+    assert first == "mine" and json.loads("\n".join(rest))["positions"] == 400
+    assert "A straight line" in done.stderr
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *fit],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert closed.returncode == 2 and closed.stderr.strip().endswith("'/dev/stdout' cannot be written: it is closed.")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

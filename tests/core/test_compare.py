@@ -177,8 +177,11 @@ def test_damaged_files_of_a_sweep_are_named(tmp_path: Path) -> None:
 def test_copies_of_a_row_are_one(rows: list[Row]) -> None:
     first, second = rows[:2]
     of_sweep = replace(first, steering=None, pruning=(), weights=np.zeros(0))
-    other = replace(of_sweep, r2=0.123)
-    assert distinct([first, second, of_sweep, other]) == [first, second, other]
+    other, rounded = replace(of_sweep, r2=0.123), replace(of_sweep, log_z_std=of_sweep.log_z_std * (1 + 1e-12))
+    failed = Row("m", "t", positions=8, error="It is short.")
+    assert distinct([first, failed, second, of_sweep, rounded, other, replace(failed, error="So short.")]) == [
+        first, failed, second, other,
+    ]  # fmt: skip
     assert len(set(names([first, other]))) == 2 and names([first, other])[0].endswith("(1)")
 
 

@@ -228,5 +228,6 @@ def test_a_disk_that_keeps_nothing_is_told_once(tmp_path: Path, caplog: pytest.L
     for seed in (1, 2):
         store.put("encoding", {"seed": seed}, planted()[2])
     assert [each.getMessage() for each in caplog.records] == [
-        f"Results cannot be kept in {tmp_path / 'file' / 'results'} (Not a directory): they will be computed again."
+        f"Results cannot be kept in {tmp_path / 'file' / 'results'} (Not a directory): they will be computed again. "
+        "Another folder is chosen with --cache."
     ]
