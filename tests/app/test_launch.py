@@ -30,7 +30,15 @@ from tests.browser.server import COMMAND, Server, free_port, wait_until_healthy
 CONFIG = Path(launch.__file__).parent / ".streamlit" / "config.toml"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+@pytest.mark.parametrize(
+    ("host", "written"),
+    [("0", "0.0.0.0"), ("127.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "::1"), ("1..2", "1..2")],
+)
+def test_ways_to_write_an_address(host: str, written: str) -> None:
+    assert launch._written_out(host) == written
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "203.0.113.9"])
 def test_other_computers_are_let_in_only_on_purpose(host: str) -> None:
     with pytest.raises(InputError, match=r"--classroom .* --public"):
         launch.run(host, 8501, browser=False)

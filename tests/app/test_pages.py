@@ -408,9 +408,25 @@ def test_what_an_address_gives_twice_is_said(visit: Visit) -> None:
     ],
 )
 def test_a_view_that_is_none_is_said(visit: Visit, page: str, address: dict[str, str], told: str) -> None:
-    test = visit(page, **address)
+    test = asking(visit(page, **address), page, {key: [value] for key, value in address.items()})
     assert [read(each) for each in test.error if told in read(each)]
     assert not visit(page).error
+
+
+def asking(test: AppTest, page: str, asked: dict[str, list[str]]) -> AppTest:
+    """As a browser shows it that came by this address to this page; `visit` comes by way of the first page."""
+    test.session_state["opened-on"], test.session_state["asked"] = page, asked
+    return test.run()
+
+
+def test_a_view_that_was_picked_is_not_told_of_again(visit: Visit) -> None:
+    test = asking(visit("encoding"), "encoding", {"view": ["zzz"]})
+    assert "which is none of" in read(test.error[0])
+    for picked in ("Weights", "Fit"):
+        test.session_state["view"] = picked
+        assert not test.run().error
+    again = asking(visit("encoding"), "encoding", {"view": ["Fit", "Map"]})
+    assert read(again.error[0]) == "The address gives view 2 times: the first one, 'Fit', was taken."
 
 
 def test_a_view_that_is_one_is_shown_without_a_word(visit: Visit) -> None:

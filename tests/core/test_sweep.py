@@ -314,6 +314,12 @@ def test_ray_that_ends_during_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert full.type is OSError  # of the disk, not of Ray
 
 
+def test_every_task_of_a_run_has_a_name_of_its_own() -> None:
+    """Else the fit of a run of one part is taken for another try of that part."""
+    run = Run("demo", "sampler", "demo", "sampler", "0" * 64, Settings(), 1)
+    assert cluster._name(run, 0) != cluster._name(run, cluster.FIT) == run.name
+
+
 def test_the_end_of_ray_is_no_failure_of_a_run() -> None:
     """A run that failed has a row that says so; when Ray ends on this machine, nothing is known of any run."""
     with pytest.raises(ray.exceptions.LocalRayletDiedError):
