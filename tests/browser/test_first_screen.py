@@ -17,8 +17,8 @@ from tests.browser.pages import PATIENCE, charts_drawn, text_of, visit, visitor
 from tests.browser.server import Server, free_port, running_app, wait_until_healthy
 
 ROUNDS = 5
-MOST_ROUNDS = 15
-"""Where five rounds say too much, all of up to fifteen are judged: single ones differ by a fifth."""
+MOST_ROUNDS = 25
+"""Where five rounds say too much, all of up to twenty-five are judged: single ones differ by a fifth."""
 MOST = 1.3
 """Times as long as a bare page with one chart."""
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
