@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,24 @@ def test_a_row_that_cannot_be_measured_leaves_the_others(visit: Visit) -> None:
     next(button for button in test.button if button.label == "Try again").click().run()
     fine(settled(test))
     assert len(test.dataframe[-1].value) == 2 and "cannot be read" not in text_of(test)
+
+
+def test_rows_that_fail_alike_have_a_button_each(visit: Visit) -> None:
+    """Also where their texts have the same file name."""
+
+    class Failing(Measured):
+        def encoding(self, *_: Any, **__: Any) -> Any:
+            raise AnalysisError("It is too short.")
+
+        def cached_encoding(self) -> Any:
+            return None
+
+    rows = "planted|/one/notes.txt|1024,planted|/two/notes.txt|1024"
+    test = visit("compare", Failing(), model="smollm2", rows=rows)
+    end = time.monotonic() + 60
+    while len(again := [each for each in test.button if each.label == "Try again"]) < 2 and time.monotonic() < end:
+        test.run()
+    assert len(again) == 2 and not test.exception and text_of(test).count("It is too short.") >= 2
 
 
 def test_one_row_is_measured_at_a_time(visit: Visit, lanes: dict[str, jobs.Lane]) -> None:
