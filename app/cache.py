@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -161,8 +160,8 @@ def get_ready(choice: Choice) -> None:
     begun = [_submit_encoding(choice, ""), _submit_loading(choice, _analysis(choice), "")]
 
     def tell() -> None:
-        while any(job.active for job in begun):
-            time.sleep(0.5)
+        for job in begun:
+            job.finished.wait()
         if (why := next((job.error for job in begun if job.error), None)) is not None:
             logging.getLogger("headscope").error("This class finds nothing to work with: %s", why)
 

@@ -88,7 +88,7 @@ def style() -> None:
     st.html(f"<style>{sheet}</style>")
 
 
-_ADDRESS = re.compile(r"(\S*(?:://|www\.|@[^\s.]+\.)\S*)", re.IGNORECASE)
+_ADDRESS = re.compile(r"://|www\.|@[^\s.@]+\.", re.IGNORECASE)
 
 
 def code_span(text: str) -> str:
@@ -102,10 +102,11 @@ def code_span(text: str) -> str:
 def plain(text: str) -> str:
     """Any text as Markdown that reads the same: every sign that could be markup is escaped, and what a reader of Markdown
     would make a link of all the same, an address, is code."""
-    return "".join(
-        code_span(part) if at % 2 else re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", part)
-        for at, part in enumerate(_ADDRESS.split(text))
-    )
+
+    def word(found: re.Match[str]) -> str:
+        return code_span(found[0]) if _ADDRESS.search(found[0]) else re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", found[0])
+
+    return re.sub(r"\S+", word, text)
 
 
 def say(sentence: str) -> None:

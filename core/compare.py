@@ -9,6 +9,7 @@ read from the store where it is there, without the model; rows of a sweep are re
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -80,6 +81,11 @@ class Row(Shown):
     def of_sweep(self) -> bool:
         """Whether only numbers are known, as of the rows of a sweep."""
         return not self.error and not len(self.weights)
+
+    @property
+    def title(self) -> str:
+        """Model and corpus; a damaged file of a sweep's data set has no corpus."""
+        return " on ".join(filter(None, (self.model, self.corpus)))
 
     @property
     def complete(self) -> bool:
@@ -231,17 +237,17 @@ def distinct(rows: Sequence[Row]) -> list[Row]:
     """Rows without copies: what was measured once, and is read from the store and from a sweep's data set, is one row, the
     first of them. Runs of the same name with other numbers stay apart."""
     found: list[Row] = []
+    alike: defaultdict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        if not any(_is_copy(row, other) for other in found):
+        others = alike[row.model, row.revision, row.corpus, row.positions, row.seed, bool(row.error)]
+        if not any(_has_numbers_of(row, other) for other in others):
+            others.append(row)
             found.append(row)
     return found
 
 
-def _is_copy(row: Row, other: Row) -> bool:
-    """Whether both are the same measurement, or the same failure; shards are added up in another order, which rounds."""
-    named = ("model", "revision", "corpus", "positions", "seed")
-    if any(getattr(row, name) != getattr(other, name) for name in named) or bool(row.error) != bool(other.error):
-        return False
+def _has_numbers_of(row: Row, other: Row) -> bool:
+    """Whether both are the same measurement; shards are added up in another order, which rounds."""
     ours, theirs = ([float(getattr(each, name)) for name in NUMBERS] for each in (row, other))
     return bool(np.allclose(ours, theirs, rtol=1e-6, atol=1e-9, equal_nan=True))
 

@@ -282,7 +282,7 @@ def handed_over(path: str | Path) -> int | None:
 
 
 def _is_stream(path: str | Path) -> bool:
-    """Whether a device or a pipe is there; what a process hands over, as /dev/fd/63, resolves to no name of a file."""
+    """Whether a device or a pipe is there."""
     return Path(path).exists() and not Path(os.path.realpath(path)).is_file()
 
 

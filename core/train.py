@@ -88,7 +88,6 @@ class TrainSettings:
                 f"{short(str(self.heads))} attention heads do not divide --dim {self.dim} into parts of a multiple of 8 "
                 "dimensions."
             )
-
         if self.vocab <= self.dim + 1:
             raise InputError(
                 f"--vocab {self.vocab} is too small for --dim {self.dim}: a line through as many tokens as dimensions is not "

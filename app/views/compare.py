@@ -112,8 +112,7 @@ def _of_data() -> tuple[Row, ...]:
         return ()
     for row in found:
         if row.error:
-            name = " on ".join(filter(None, (row.model, row.corpus)))
-            widgets.warning(f"<b>{html.escape(name)}</b>: {html.escape(rules().said(row.error))}")
+            widgets.warning(f"<b>{html.escape(row.title)}</b>: {html.escape(rules().said(row.error))}")
     return found
 
 

@@ -52,7 +52,7 @@ def compare(
     of_data = read_data(data) if data else ()
     for row in of_data:
         if row.error:
-            remark(f"{' on '.join(filter(None, (row.model, row.corpus)))}: {row.error}")
+            remark(f"{row.title}: {row.error}")
     rows: list[Row] = []
     store, tell = Store(options["cache"], enabled=not options["no_cache"]), Telling()
     for model, corpus, each in wanted:
@@ -62,7 +62,7 @@ def compare(
             if len(wanted) + len(of_data) == 1:
                 raise
             row = Row(model, corpus, positions=each.positions, seed=each.seed, error=str(error))
-            remark(f"{model} on {corpus}: {error}")
+            remark(f"{row.title}: {error}")
         rows.append(row)
     tell.end()
     rows = distinct([*rows, *of_data])

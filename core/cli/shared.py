@@ -90,7 +90,7 @@ def _check_alone(path: str, param: click.Parameter, context: click.Context) -> N
 
     taken = _taken(context)
     number = handed_over(path)
-    place = Path(path).resolve() if number is None else number
+    place = Path(os.path.realpath(path)) if number is None else number  # a link to itself is told of by who writes
     other = taken.setdefault(place, param)
     if other.name == param.name:
         return

@@ -318,6 +318,8 @@ class _Driver:
             return
         try:
             found = self.ray.get(reference)
+        except self.ray.exceptions.LocalRayletDiedError:
+            raise  # the end of Ray on this machine, not of a task
         except (self.ray.exceptions.RayError, MemoryError) as error:
             self._fail(progress, _reason(error), index)
             return
@@ -411,8 +413,6 @@ def _reason(error: BaseException) -> str:
     if cause is not None:
         return f"It failed unexpectedly, also when it was tried again ({type(cause).__name__}: {_line(cause)})."
     kind = type(error).__name__
-    if kind == "LocalRayletDiedError":
-        raise error  # the end of Ray on this machine, not of a task
     if "Memory" in kind:
         return "There is not enough memory on the worker: set memory_gb in [tasks], or take fewer positions."
     return f"Its worker was lost each time it was tried ({kind})."

@@ -322,8 +322,16 @@ def test_every_task_of_a_run_has_a_name_of_its_own() -> None:
 
 def test_the_end_of_ray_is_no_failure_of_a_run() -> None:
     """A run that failed has a row that says so; when Ray ends on this machine, nothing is known of any run."""
+
+    def get(_: object) -> None:
+        raise ray.exceptions.LocalRayletDiedError
+
+    run = SimpleNamespace(run=SimpleNamespace(key="run"))
+    driver = SimpleNamespace(
+        running={"task": (run, 0)}, rows={}, ray=SimpleNamespace(get=get, exceptions=ray.exceptions)
+    )
     with pytest.raises(ray.exceptions.LocalRayletDiedError):
-        cluster._reason(ray.exceptions.LocalRayletDiedError())
+        cluster._Driver._take(driver, "task")  # type: ignore[arg-type]
     assert "worker was lost" in cluster._reason(ray.exceptions.WorkerCrashedError())
 
 
