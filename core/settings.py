@@ -64,13 +64,15 @@ MOST_NAME = 1024
 def check_new_folder(folder: Path) -> None:
     """Raises `InputError` where a folder to write a model to could not be named as one afterwards."""
     require_utf8(folder)
-    too_long = len(str(folder.absolute())) > MOST_NAME - 100 or any(
-        len(os.fsencode(part)) > 255 for part in folder.parts
-    )
-    if too_long or not str(folder).isprintable():
+    shown, most = quoted(str(folder)), MOST_NAME - 100
+    if len(str(folder.absolute())) > most or any(len(os.fsencode(part)) > 255 for part in folder.parts):
         raise InputError(
-            f"The folder {quoted(str(folder))} is too long or has characters that the name of a model cannot have: choose "
-            "another."
+            f"The folder {shown} cannot be written, its path is too long (at most {most} characters, and 255 bytes between "
+            "slashes): choose a shorter one."
+        )
+    if not str(folder).isprintable():
+        raise InputError(
+            f"The folder {shown} cannot be written, its path has characters that cannot be printed: choose another folder."
         )
 
 
