@@ -18,6 +18,10 @@ AT_ONCE = 32
 """Files on their way at a time, of all visitors; of each visitor one."""
 OF_ONE = AT_ONCE // 4
 """Of one address: of a computer, or of a network behind one."""
+MOST_WAITING = 256
+"""Files that wait for a place meanwhile, of all visitors; nothing of them is read. Of one address an eighth: a class."""
+LONGEST_WAIT = 30.0
+"""Seconds, after which a file is refused."""
 SECONDS = 120.0
 """For a file to arrive."""
 GRACE = 5.0
@@ -33,6 +37,8 @@ class Intake:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.coming: dict[str, str] = {}  # the address of each session
+        self.waiting: dict[str, str] = {}  # likewise
+        self.left = asyncio.Condition()
         self.order: list[tuple[str, str]] = []  # (session, file) of what is held, the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,8 +48,7 @@ class Intake:
             return
         session, file = found.groups()
         address = (scope.get("client") or ("",))[0]
-        of_one = sum(each == address for each in self.coming.values())
-        if session in self.coming or len(self.coming) >= AT_ONCE or of_one >= OF_ONE:
+        if not await self._has_place(session, address):
             said = PlainTextResponse("Other uploads are on their way: wait for them, then try again.", 429)
             await said(scope, receive, send)
             return
@@ -52,6 +57,29 @@ class Intake:
             await self._take(session, file, scope, receive, send)
         finally:
             del self.coming[session]
+            async with self.left:
+                self.left.notify_all()
+
+    async def _has_place(self, session: str, address: str) -> bool:
+        """Whether a file may come: of each session one, and where too many are on their way it waits for a while."""
+
+        def free() -> bool:
+            return len(self.coming) < AT_ONCE and _count(self.coming, address) < OF_ONE
+
+        if session in self.coming or session in self.waiting:
+            return False
+        if free():
+            return True
+        if len(self.waiting) >= MOST_WAITING or _count(self.waiting, address) >= MOST_WAITING // 8:
+            return False
+        self.waiting[session] = address
+        try:
+            async with asyncio.timeout(LONGEST_WAIT), self.left:
+                return await self.left.wait_for(free)
+        except TimeoutError:
+            return False
+        finally:
+            del self.waiting[session]
 
     async def _take(self, session: str, file: str, scope: Scope, receive: Receive, send: Send) -> None:
         answered, arrived, begun = False, 0, asyncio.get_running_loop().time()
@@ -97,3 +125,8 @@ class Intake:
                 store.remove_file(*old)
                 self.order.remove(old)
                 space -= sizes[old]
+
+
+def _count(sessions: dict[str, str], address: str) -> int:
+    """How many of the sessions are at an address."""
+    return sum(each == address for each in sessions.values())

@@ -161,11 +161,33 @@ def one_of(label: str, options: Iterable[str], key: str, *, hidden: bool = False
     elif asked and asked[0] not in names:
         which = quoted(short(asked[0], 40))
         problem(f"The address asks for {key} = {which}, which is none of {', '.join(names)}: {first} is shown.")
-    elif len(asked) > 1:
+    else:
+        _tell_repeated(key, asked)
+    return found
+
+
+def searched(label: str, key: str, placeholder: str, help: str | None = None) -> str:
+    """A field to search by, which the address knows; what was cut of it is told."""
+    found = st.text_input(label, key=key, bind="query-params", max_chars=MOST_TYPED, placeholder=placeholder, help=help)
+    found = found or ""
+    asked = state.asked(key)
+    if asked and found != asked[0][:MOST_TYPED]:  # typed by hand
+        state.forget_asked(key)
+    elif asked and len(asked[0]) > MOST_TYPED:
+        problem(
+            f"The address gives {key} with {len(asked[0]):,} characters, and at most {MOST_TYPED} are taken: the first ones "
+            "were."
+        )
+    else:
+        _tell_repeated(key, asked)
+    return found
+
+
+def _tell_repeated(key: str, asked: list[str]) -> None:
+    if len(asked) > 1:
         problem(
             f"The address gives {key} {len(asked):,} times: the first one, {quoted(short(asked[0], 40))}, was taken."
         )
-    return found
 
 
 def chart(item: Chart, key: str, title: str, *, alone: bool = False, live: bool = False) -> None:

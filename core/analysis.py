@@ -30,7 +30,7 @@ from core.moments import Moments, Observation, Reservoir
 from core.pruning.names import FAST_MULTIPLE, NEEDS_OWN_TEXT, STANDARD, check_method, check_pruning, check_removed
 from core.pruning.result import HeadCost, Pruning
 from core.results import DirectionRow, FewShotPoint, Generated, NextToken, Sampling, Similarity, TokenChoice
-from core.settings import LEAST_HELD_OUT, OnTokens, Progress, Settings, no_progress
+from core.settings import LEAST_CONTEXT, LEAST_HELD_OUT, OnTokens, Progress, Settings, no_progress
 from core.steering import (
     LOGIT_BIAS,
     Edit,
@@ -43,7 +43,7 @@ from core.steering import (
 )
 from core.store import Store
 from core.tokens import kind_of, token_texts
-from core.words import quoted, whole_characters
+from core.words import plural, quoted, whole_characters
 
 if TYPE_CHECKING:
     from core.export.result import Exported
@@ -244,7 +244,16 @@ class Analysis:
             from core.generate import sample_documents
 
             documents = sample_documents(model, count, 2 * s.context, s.seed, progress)
-        plan = plan_windows(documents, s, first_token=first_token(model), name=corpus.name)
+        first = first_token(model)
+        plan = plan_windows(documents, s, first_token=first, name=corpus.name)
+        if max(chunk.inputs.shape[1] for chunk in plan.chunks) > model.longest:
+            most = model.longest - (first is not None)
+            sees = f"{model.files.name} sees {plural(model.longest, 'token')} at once"
+            if most < LEAST_CONTEXT:
+                raise AnalysisError(
+                    f"{sees}, too few to observe anything: check max_position_embeddings in its config.json."
+                )
+            raise InputError(f"{sees} and --context is {s.context}: choose a --context of at most {most:,}.")
         return plan if not corpus.note else Plan(**{**vars(plan), "note": " ".join([corpus.note, plan.note]).strip()})
 
     def loaded(self, progress: Progress = no_progress) -> LoadedModel:

@@ -204,7 +204,7 @@ def _read_path(name: str, shown: str) -> Corpus:
         )
     texts: list[str] = []
     left, notes = READ_AT_MOST, []
-    for text in chain.from_iterable(texts_in(file, column, READ_AT_MOST) for file in files):
+    for text in chain.from_iterable(_texts(file, column, path) for file in files):
         texts.append(text[:left])
         left -= len(text)
         if left <= 0 or len(texts) >= MOST_TEXTS:
@@ -217,6 +217,15 @@ def _read_path(name: str, shown: str) -> Corpus:
     return _corpus(
         shown, tuple(texts), cut=all(f.suffix.lower() in (".txt", ".md") for f in files), note=" ".join(notes)
     )
+
+
+def _texts(file: Path, column: str | None, corpus: Path) -> Iterator[str]:
+    """The texts of a file; sentences name one of a folder by its path in it."""
+    try:
+        yield from texts_in(file, column, READ_AT_MOST)
+    except InputError as error:
+        inside = file.name if file == corpus else str(file.relative_to(corpus))
+        raise InputError(str(error).replace(repr(file.name), repr(inside))) from error
 
 
 def _split_column(name: str) -> tuple[Path, str | None]:

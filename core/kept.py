@@ -125,7 +125,7 @@ def read_kept(folder: Path, source: str, corpus: str | None = None, *, local_pat
     missing = []
     for step in series.steps:
         kept = read_result(folder / f"step-{step:08d}.safetensors", KeptCheckpoint, remove=False)
-        if kept is None:
+        if kept is None or kept.step != step:
             missing.append(Missing(f"step {step}", "The file is missing or damaged."))
             continue
         builder.add(

@@ -188,7 +188,7 @@ class _Resumable:
 
     def add(self, moments: Moments, held_out: bool, keep: bool = True) -> None:
         if keep:
-            self._write(f"chunk-{self.done:06d}", _Kept(self.done, held_out, moments))
+            self._write(f"chunk-{self.done:06d}", _Kept(held_out, moments))
         if held_out:
             self.held_out = moments if self.held_out is None else self.held_out.merge(moments)
         else:
@@ -206,7 +206,8 @@ class _Resumable:
         if self.folder is None:
             return False
         try:
-            write_result(self.folder / f"{name}.safetensors", result)
+            path = self.folder / f"{name}.safetensors"
+            write_result(path, result, _place(path))
         except OSError as error:
             why = error.strerror or error
             log.warning("Finished chunks cannot be kept (%s): if this run is interrupted it starts again.", why)
@@ -216,13 +217,14 @@ class _Resumable:
 
     def _read(self, folder: Path, chunks: int) -> None:
         for path in sorted(folder.glob("sums-*.safetensors"), reverse=True):
-            sums = read_result(path, _Sums)
+            sums = read_result(path, _Sums, _place(path))
             if sums is not None and sums.done <= chunks:
                 self.done, self.fit, self.held_out = sums.done, sums.fit, sums.held_out
                 break
         while self.done < chunks:
-            kept = read_result(folder / f"chunk-{self.done:06d}.safetensors", _Kept)
-            if kept is None or kept.index != self.done:
+            path = folder / f"chunk-{self.done:06d}.safetensors"
+            kept = read_result(path, _Kept, _place(path))
+            if kept is None:
                 return
             self.add(kept.moments, kept.held_out, keep=False)
 
@@ -239,7 +241,6 @@ class _Resumable:
 
 @dataclass(frozen=True)
 class _Kept:
-    index: int
     held_out: bool
     moments: Moments
 
@@ -249,6 +250,11 @@ class _Sums:
     done: int
     fit: Moments | None
     held_out: Moments | None
+
+
+def _place(path: Path) -> str:
+    """Where a chunk belongs, which travels inside it: one that was copied to another place is none."""
+    return f"{path.parent.name}/{path.stem}"
 
 
 def finished_chunks(folder: Path) -> int:

@@ -78,6 +78,8 @@ def check_new_folder(folder: Path) -> None:
 
 MOST_POSITIONS = 10**12
 """More contexts than any text has."""
+LEAST_CONTEXT = 2
+"""Tokens in the smallest window."""
 LEAST_HELD_OUT = 0.01
 """The smallest share of contexts that only judge."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -107,7 +109,7 @@ class Settings:
     def __post_init__(self) -> None:
         positions = f"at least 64 and at most {MOST_POSITIONS}"
         _check("--positions", self.positions, 64 <= self.positions <= MOST_POSITIONS, positions)
-        _check("--context", self.context, 2 <= self.context <= 32768, "from 2 to 32768")
+        _check("--context", self.context, LEAST_CONTEXT <= self.context <= 32768, f"from {LEAST_CONTEXT} to 32768")
         _check("--held-out", self.held_out, LEAST_HELD_OUT <= self.held_out <= 4, f"a share from {LEAST_HELD_OUT} to 4")
         _check("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295")
         device, colon, number = self.device.partition(":")

@@ -258,11 +258,14 @@ def check_place(path: str | Path) -> None:
             target.lstat()  # raises what else is wrong with the name
         if target.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        place = Path(path) if _is_stream(path) else target.parent
-        if not place.exists():
+        if _is_stream(path):
+            if not os.access(path, os.W_OK):
+                raise PermissionError(None, "it is read-only")
+            return
+        if not target.parent.exists():
             raise FileNotFoundError(None, "there is no such folder")
-        if not os.access(place, os.W_OK):
-            raise PermissionError(None, "it is read-only")
+        with tempfile.TemporaryFile(dir=target.parent):  # whether a file can be made there; it has no name
+            pass
 
 
 def handed_over(path: str | Path) -> int | None:

@@ -47,17 +47,15 @@ def _result(choice: Choice, encoding: Encoding) -> dict[str, Any]:
 
 def _fit(choice: Choice, encoding: Encoding, look: Look) -> None:
     place = st.container()  # the figure stands above the field, but what is looked for is known only after it
-    wanted = st.text_input(
+    wanted = widgets.searched(
         "Find a token",
-        key="find-token",
-        bind="query-params",
-        max_chars=widgets.MOST_TYPED,
-        placeholder="for example: river",
-        help="Marks it in the figure: the token as you write it, blank included; if there is none, the word with a "
+        "find-token",
+        "for example: river",
+        "Marks it in the figure: the token as you write it, blank included; if there is none, the word with a "
         f"blank before it; else up to {MOST_FOUND} that contain it.",
     )
     marked = tuple(edit.token_id for edit in state.edits())
-    found = find_tokens(encoding, wanted or "")
+    found = find_tokens(encoding, wanted)
     ids = tuple(int(encoding.token_ids[at]) for at in found)
     chart = cache.chart(figures.fit_scatter, choice, encoding, look, marked, ids)
     with place:
@@ -173,13 +171,11 @@ def _map(choice: Choice, encoding: Encoding, look: Look) -> None:
 def _tokens(choice: Choice, encoding: Encoding, look: Look) -> None:
     table = figures.token_table(encoding)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wanted = st.text_input(
-            "Contains", key="tokens-search", placeholder="river", bind="query-params", max_chars=widgets.MOST_TYPED
-        )
+        wanted = widgets.searched("Contains", "tokens-search", "river")
         kinds = sorted(set(encoding.kinds))
         kind = widgets.one_of("Kind", ["all kinds", *kinds], "tokens-kind", listed=True)
         order = widgets.one_of("Sorted by", ["largest residual", "most probable", "id"], "tokens-order", listed=True)
-    table = _chosen(table, wanted or "", kind, order)
+    table = _chosen(table, wanted, kind, order)
     widgets.note(
         f"{words.plural(len(table), 'token')}; residual = measured − predicted, nats: positive is rarer than its "
         "embedding says."

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from core.cli.group import cli
+from core.cli.shared import Folder
 from core.errors import InputError
 
 
@@ -21,7 +22,7 @@ from core.errors import InputError
 @click.option("--classroom", is_flag=True, help="Let a class in: one model, one text, a page with a QR code to join.")
 @click.option("--public", is_flag=True, help="Let anybody in: bounded, and nothing of this computer's disk is read.")
 @click.option("--no-browser", is_flag=True, help="Do not open a browser.")
-@click.option("--cache", type=click.Path(file_okay=False), help="Where models and results are kept.")
+@click.option("--cache", type=Folder(file_okay=False), help="Where models and results are kept.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def app(
     host: str | None,

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import Telling, deliver, settings_of, shared, short, table
+from core.cli.shared import Folder, Telling, deliver, settings_of, shared, short, table
 from core.cli.streams import remark
 from core.errors import HeadscopeError, InputError
+from core.settings import Settings
 
 
 @cli.command()
@@ -20,9 +21,7 @@ from core.errors import HeadscopeError, InputError
     "--row", "more", nargs=3, multiple=True, type=(str, str, int), metavar="MODEL CORPUS POSITIONS",
     help="One more row, with its own text and positions. Repeats.",
 )  # fmt: skip
-@click.option(
-    "--data", type=click.Path(file_okay=False), help="Also the runs of a data set that headscope sweep wrote."
-)
+@click.option("--data", type=Folder(file_okay=False), help="Also the runs of a data set that headscope sweep wrote.")
 @click.option("--steering/--no-steering", default=True, help="How far off ratios are.")
 @click.option("--pruning/--no-pruning", default=True, help="What deleting dimensions costs.")
 @shared
@@ -35,14 +34,17 @@ def compare(
     json_path: str | None,
     **options: Any,
 ) -> None:
-    """Measure MODELS on the corpus, and every --row, one after the other: fit, weights, steering, pruning."""
+    """Measure MODELS on the corpus, and every --row, one after the other: fit, weights, steering, pruning.
+
+    A row that cannot be measured says why in its place, the others are measured, and the exit code is 1.
+    """
     from core.analysis import Analysis
     from core.compare import Row, as_json, compare_row, distinct, finding, names, read_data
     from core.store import Store
 
     settings = settings_of(options)
     wanted = [(model, options["corpus"], settings) for model in models]
-    wanted += [(model, corpus, replace(settings, positions=positions)) for model, corpus, positions in more]
+    wanted += [(model, corpus, _with_positions(settings, positions)) for model, corpus, positions in more]
     if data is not None and not data.strip():
         raise InputError("--data names no folder: give the one that headscope sweep wrote, or leave it away.")
     if not wanted and data is None:
@@ -65,6 +67,7 @@ def compare(
             remark(f"{row.title}: {error}")
         rows.append(row)
     tell.end()
+    failed = any(row.error for row in rows)
     rows = distinct([*rows, *of_data])
     lines = [
         [
@@ -78,8 +81,16 @@ def compare(
     ]
     header = ["", "V × d", "R²", "tokens", "text", "effective", "|log error| at 20×", "rotated 30 %", "saliency 30 %"]
     deliver(as_json(rows), json_path, f"{table(header, lines)}\n\n{finding(rows)}")
-    if all(row.error for row in rows):
+    if failed or all(row.error for row in rows):
         sys.exit(1)
+
+
+def _with_positions(settings: Settings, positions: int) -> Settings:
+    """The settings of a `--row`, which has positions of its own."""
+    try:
+        return replace(settings, positions=positions)
+    except InputError as error:
+        raise InputError(str(error).replace("--positions", "POSITIONS of --row")) from error
 
 
 def _kept(row: Any, method: str) -> str:

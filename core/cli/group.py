@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import signal
@@ -41,9 +40,7 @@ class _Group(_Command, click.Group):
         except click.exceptions.Exit as stop:
             sys.exit(stop.exit_code)
         except click.ClickException as error:
-            shown = io.StringIO()
-            error.show(shown)
-            remark(shown.getvalue().rstrip())
+            remark(f"headscope: {_sentence(error)}")
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort, Cancelled):
             _stopped()
@@ -71,22 +68,44 @@ class _Group(_Command, click.Group):
             sys.exit(1)
 
 
+def _sentence(error: click.ClickException) -> str:
+    """What click refused, and where it is said what is allowed."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return f"{said}."
+    return f"{said}{' ' if said.endswith('?') else '; '}{context.command_path} --help shows what is allowed."
+
+
 def _terminated(number: int, _: object) -> None:
     """SIGTERM ends a command as Ctrl-C does: what it holds is let go of on the way out."""
     told_to_stop.append(number)
+    if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
+        _say_stopped()  # an exception while torch is loaded may end in C++, as a crash
+        os._exit(_exit_code())
     raise KeyboardInterrupt
 
 
 def _stopped() -> NoReturn:
+    _say_stopped()
+    sys.exit(_exit_code())
+
+
+def _say_stopped() -> None:
     remark("\nStopped; the same command goes on from what could be kept.")
-    sys.exit(143 if signal.SIGTERM in told_to_stop else 130)
+
+
+def _exit_code() -> int:
+    return 143 if signal.SIGTERM in told_to_stop else 130
 
 
 def _debug() -> bool:
     return "--debug" in sys.argv
 
 
-@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "headscope", cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="headscope")
 @click.pass_context
 def cli(context: click.Context) -> None:

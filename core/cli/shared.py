@@ -73,14 +73,24 @@ class OutputFile(click.ParamType):
         return path
 
 
-class OutputFolder(click.Path):
+class Folder(click.Path):
+    """A folder; `~` at its beginning is the user's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "-" and param is not None:
+            raise InputError(f"{param.opts[0]} takes the path of a folder: give one, or ./- for a folder of that name.")
+        path = os.path.expanduser(value)  # noqa: PTH111 (lets an empty name and an unknown user be)
+        return str(super().convert(path, param, ctx))
+
+
+class OutputFolder(Folder):
     """A folder to write, that no other option writes to."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         path = super().convert(value, param, ctx)
         if param is not None and ctx is not None:
-            _check_alone(str(path), param, ctx)
-        return str(path)
+            _check_alone(path, param, ctx)
+        return path
 
 
 def _check_alone(path: str, param: click.Parameter, context: click.Context) -> None:
@@ -112,7 +122,7 @@ OUTPUT_NUMBER = 1
 
 
 OUTPUT = (
-    click.option("--cache", type=click.Path(file_okay=False), help="Where models and results are kept."),
+    click.option("--cache", type=Folder(file_okay=False), help="Where models and results are kept."),
     click.option("--no-cache", is_flag=True, help="Neither read nor write results."),
     click.option(
         "--json", "json_path", type=OutputFile(), metavar="PATH|-", help="Write JSON to a file, or - for stdout."

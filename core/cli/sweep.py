@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import deliver, output, short, table
+from core.cli.shared import OutputFolder, deliver, output, short, table
 from core.cli.streams import remark
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ STEP = 0.25
     "--address", help="Of a running Ray cluster: auto, HOST:6379 or ray://HOST:10001. Started here if not given."
 )
 @click.option(
-    "--out", type=click.Path(file_okay=False), help="Folder of the Parquet data set; PLAN-results if not given."
+    "--out", type=OutputFolder(file_okay=False), help="Folder of the Parquet data set; PLAN-results if not given."
 )
 @output
 def sweep(

@@ -262,7 +262,8 @@ def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> st
             while block := file.read(1 << 22):
                 digest.update(block)
                 done += len(block)
-                tell_bytes(progress, f"Checking {path.name}", done, stat.st_size)
+                if stat.st_size >= WORTH_TELLING:
+                    tell_bytes(progress, f"Checking {path.name}", done, stat.st_size)
     sha256 = digest.hexdigest()
     _hashed[mark] = f"{sha256} {_checksum(mark, sha256)}"
     others = [(key, value) for key, value in _known_hashes(cache).items() if not key.startswith(f"{real} ")]
@@ -273,6 +274,8 @@ def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> st
     return sha256
 
 
+WORTH_TELLING = 10**7
+"""Bytes of a file whose hash takes a moment."""
 MOST_HASHES = 1000
 _hashed: dict[str, str] = {}
 """What this process has hashed, for a cache that cannot be written to."""

@@ -263,7 +263,7 @@ class _Driver:
         folder = self.store.partial("sweep", key) if self.scratch is None else self.scratch / run.key
         progress = _Progress(run, folder, set(range(run.shards)))
         for index in range(run.shards):
-            shard = read_result(_file(progress, index), Shard)
+            shard = _kept(progress, index)
             if shard is not None and progress.model_sha256 in (None, shard.model_sha256):
                 progress.model_sha256 = shard.model_sha256
                 progress.missing.discard(index)
@@ -293,7 +293,7 @@ class _Driver:
         merged: Observation | None = None
         lost = []
         for index in range(progress.run.shards):  # one in memory at a time
-            shard = read_result(_file(progress, index), Shard)
+            shard = _kept(progress, index)
             if shard is None:
                 lost.append(index)
             elif shard.observation is not None:
@@ -337,7 +337,7 @@ class _Driver:
             return
         progress.model_sha256 = shard.model_sha256
         try:
-            write_result(_file(progress, index), shard)
+            write_result(_file(progress, index), shard, _place(progress, index))
         except OSError as error:
             raise AnalysisError(f"Finished shards cannot be kept in {progress.folder.parent} ({error}).") from error
         progress.missing.discard(index)
@@ -395,6 +395,16 @@ class _Driver:
 
 def _file(progress: _Progress, index: int) -> Path:
     return progress.folder / f"shard-{index:04d}.safetensors"
+
+
+def _place(progress: _Progress, index: int) -> str:
+    """Where a shard belongs, which travels inside it: one that was copied to another place is none."""
+    return f"{progress.run.key}/{index}"
+
+
+def _kept(progress: _Progress, index: int) -> Shard | None:
+    """A shard that is finished; None where it is not, or is damaged."""
+    return read_result(_file(progress, index), Shard, _place(progress, index))
 
 
 def _name(run: Run, index: int) -> str:

@@ -306,12 +306,30 @@ def test_one_address_leaves_places_to_others(store: MemoryUploadedFileManager) -
 
     async def together() -> None:
         guard = Intake(slow)
-        many = [asyncio.create_task(put(guard, f"made up {n}", "10.0.0.1")) for n in range(intake.AT_ONCE)]
+        most = intake.OF_ONE + intake.MOST_WAITING // 8
+        many = [asyncio.create_task(put(guard, f"made up {n}", "10.0.0.1")) for n in range(most + 5)]
         await asyncio.sleep(0.05)
-        assert sent == [("10.0.0.1", 429)] * (intake.AT_ONCE - intake.OF_ONE)
+        assert sent == [("10.0.0.1", 429)] * 5
+        await put(guard, "made up 20", "10.0.0.1")  # waits already
+        assert sent == [("10.0.0.1", 429)] * 6
         other = asyncio.create_task(put(guard, "another", "10.0.0.2"))
+        await asyncio.sleep(0.05)
+        assert len(guard.coming) == intake.OF_ONE + 1
         going.set()
         await asyncio.gather(other, *many)
+        assert not guard.coming and not guard.waiting
 
     asyncio.run(together())
     assert ("10.0.0.2", 204) in sent and ("10.0.0.2", 429) not in sent
+    assert sent.count(("10.0.0.1", 204)) == intake.OF_ONE + intake.MOST_WAITING // 8, "a class waits for its turn"
+
+
+def test_a_file_that_waits_too_long_for_a_place_is_refused(
+    store: MemoryUploadedFileManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "LONGEST_WAIT", 0.1)
+    guard = Intake(taking(store))
+    guard.coming = {f"other {n}": "testclient" for n in range(intake.OF_ONE)}
+    answer = TestClient(guard).put("/_stcore/upload_file/a/one", content=b"a")
+    assert answer.status_code == 429 and "wait for them" in answer.text
+    assert not guard.waiting

@@ -429,6 +429,16 @@ def test_a_view_that_was_picked_is_not_told_of_again(visit: Visit) -> None:
     assert read(again.error[0]) == "The address gives view 2 times: the first one, 'Fit', was taken."
 
 
+def test_what_is_cut_of_a_search_is_said(visit: Visit) -> None:
+    for page, key, address in (("encoding", "find-token", {}), ("encoding", "tokens-search", {"view": "Tokens"})):
+        test = asking(visit(page, **address, **{key: "z" * 200}), page, {key: ["z" * 300]})
+        assert read(test.error[0]) == (
+            f"The address gives {key} with 300 characters, and at most 200 are taken: the first ones were."
+        )
+        test.text_input(key=key).set_value("river")
+        assert not test.run().error
+
+
 def test_a_view_that_is_one_is_shown_without_a_word(visit: Visit) -> None:
     assert not visit("encoding", view="Tokens", **{"tokens-order": "id"}).error
 

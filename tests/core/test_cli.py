@@ -192,7 +192,7 @@ def test_what_is_wrong_gets_one_sentence(model: str, cache: str, arguments: list
     done = run(*arguments, *shared, *([] if arguments[0] == "dance" else ["--cache", cache]))
     assert done.exit_code == code, done.output
     assert said in done.stderr and "Traceback" not in done.output
-    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("headscope: ") and done.stdout == ""
 
 
 def test_the_help_names_every_command() -> None:
@@ -472,6 +472,12 @@ def test_where_an_option_writes_to_the_output_nothing_else_stands(model: str, ca
         ("app --public --host nosuchhost.invalid", "--host nosuchhost.invalid cannot be found"),
         ("app --public --host 192.0.2.7", "--host 192.0.2.7 is not an address of this computer"),
         ("export demo --out both --json both", "--out and --json both write to 'both'"),
+        ("sweep both --out both --json both", "--out and --json both write to 'both'"),
+        ("fit demo --cache -", "--cache takes the path of a folder: give one, or ./-"),
+        ("fit demo --json /proc/self/fd/x", "'/proc/self/fd/x' cannot be written"),
+        ("fit demo --positons 4", "--positions', '--tokens'?); headscope fit --help shows what is allowed."),
+        ("compare --row demo sampler 500x", "'500x' is not a valid integer; headscope compare --help shows"),
+        ("compare --row demo sampler -5", "POSITIONS of --row is -5, but it must be at least 64"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_work(

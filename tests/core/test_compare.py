@@ -220,7 +220,7 @@ def test_the_command(model: Path, store: Store, rows: list[Row], tmp_path: Path)
         cli, ["compare", str(model), str(tmp_path), "--positions", "2000", *small, "--no-pruning", "--json", "-"]
     )
     found = json.loads(broken.stdout)
-    assert broken.exit_code == 0 and found["rows"][1]["error"] and found["rows"][1]["r2"] is None
+    assert broken.exit_code == 1 and found["rows"][1]["error"] and found["rows"][1]["r2"] is None
     assert found["rows"][0]["pruning"] == [] and found["rows"][0]["steering"]
 
 

@@ -204,6 +204,14 @@ def test_a_short_rest_joins_the_block_before_it_and_no_other() -> None:
     assert [block.tolist() for block in _blocks(pieces[2:], 5)] == [[2] * 5 + [3] * 2]
 
 
+def test_a_file_deep_in_a_folder_is_named_by_its_path(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.jsonl").write_text('"words"' if name == "a" else "{")
+    with pytest.raises(InputError, match=r"Line 1 of 'b/text\.jsonl' is not JSON"):
+        read_corpus(str(tmp_path))
+
+
 def test_a_folder_that_changes_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def listing(folder: Path, pattern: str) -> Iterator[Path]:
         yield tmp_path / "a.txt"

@@ -19,7 +19,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from core.analysis import Analysis
-from core.errors import AnalysisError, InputError
+from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model import LoadedModel, ModelFiles, doctor, load_model, memory, resolve
 from core.model.head import Head, find_head, token_rows
 from core.model.load import choose_device, open_head
@@ -430,6 +430,17 @@ def test_a_model_that_sees_less_than_nothing(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": -5}))
     with pytest.raises(AnalysisError, match=r"speaks of -5 positions .* use the config.json that belongs"):
         load(folder)
+
+
+@pytest.mark.parametrize(("sees", "told"), [(20, "at once and --context is 64: choose a --context of at most 20"),
+                                           (1, "sees 1 token at once, too few to observe anything")])  # fmt: skip
+def test_a_model_that_sees_less_than_a_window(tmp_path: Path, sees: int, told: str) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": sees}))
+    analysis = Analysis(str(folder), "sampler", Settings(positions=400, context=64), Store(tmp_path, enabled=False))
+    with pytest.raises(HeadscopeError, match=told):
+        analysis.encoding()
 
 
 def test_names_of_architectures_that_are_no_names(tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ def test_folding_keeps_the_bits(tiny_analysis, tmp_path: Path, monkeypatch: pyte
     test_a_killed_run_goes_on_and_ends_with_the_same_bits(tiny_analysis, tmp_path, 9)
 
 
-def test_a_damaged_chunk_is_observed_again(tiny_analysis, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["damaged", "of another chunk", "of another run"])
+def test_a_wrong_chunk_is_observed_again(tiny_analysis, tmp_path: Path, kind: str) -> None:
     analysis = tiny_analysis("gpt2")
     model = analysis.loaded()
     plan = analysis.plan(model, analysis.corpus)
@@ -165,7 +166,14 @@ def test_a_damaged_chunk_is_observed_again(tiny_analysis, tmp_path: Path) -> Non
     with pytest.raises(Cancelled):
         observe(model, plan, seed=3, partial=partial, progress=cancel)
     second = partial / "chunk-000001.safetensors"
-    second.write_bytes(second.read_bytes()[:-10] + b"0123456789")
+    if kind == "damaged":
+        second.write_bytes(second.read_bytes()[:-10] + b"0123456789")
+    elif kind == "of another chunk":
+        second.write_bytes((partial / "chunk-000000.safetensors").read_bytes())
+    else:
+        with pytest.raises(Cancelled):
+            observe(tiny_analysis("llama").loaded(), plan, seed=3, partial=tmp_path / "other", progress=cancel)
+        second.write_bytes((tmp_path / "other" / second.name).read_bytes())
     assert_same(observe(model, plan, seed=3), observe(model, plan, seed=3, partial=partial))
 
 

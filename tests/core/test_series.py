@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from core.cli.commands import cli
 from core.dynamics import Dynamics
 from core.errors import AnalysisError, Cancelled, InputError
-from core.kept import KEPT, KeptCheckpoint, KeptSeries, write_kept
+from core.kept import KEPT, KeptCheckpoint, KeptSeries, read_kept, write_kept
 from core.model.heads import read_head
 from core.series import dynamics, summary, train_series
 from core.settings import Settings
@@ -204,6 +204,16 @@ def test_places_where_no_run_can_be_kept(trained: tuple[Path, Dynamics], tmp_pat
         assert "cannot be written" in refused or "not UTF-8" in refused
     assert "no training run" in refusal("demo", "--keep", str(tmp_path / "new"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_kept_step_that_is_another_one_is_named(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = [random.normal(size=(12, 2)).astype(np.float16) for _ in range(2)]
+    kept = [KeptCheckpoint(4 * n, each, np.ones(12, np.float32), 1.0, ()) for n, each in enumerate(weights)]
+    write_kept(tmp_path, KeptSeries("text", tuple("abcdefghijkl"), np.arange(1, 13), "", (0, 4)), kept)
+    shutil.copy(tmp_path / "step-00000000.safetensors", tmp_path / "step-00000004.safetensors")
+    found = read_kept(tmp_path, "run")
+    assert [c.step for c in found.checkpoints] == [0] and [each.name for each in found.missing] == ["step 4"]
 
 
 def test_a_disk_that_fills_while_a_run_is_kept(tmp_path: Path) -> None:

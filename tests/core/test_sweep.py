@@ -250,9 +250,9 @@ def ray_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster._Driver, "_hear", lambda driver: None)
 
 
-@pytest.mark.parametrize("times", [1, 100])
-def test_a_shard_damaged_while_a_run_is_fitted(
-    ray_here: None, plan_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+@pytest.mark.parametrize(("times", "kind"), [(1, "damaged"), (1, "of another place"), (100, "damaged")])
+def test_a_shard_that_is_wrong_while_a_run_is_fitted(
+    ray_here: None, plan_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, kind: str
 ) -> None:
     """It is observed again, or the run fails: never is an observation of fewer positions stored."""
     plan, store = parse_plan(plan_text, "plan.toml"), Store(tmp_path / "store")
@@ -262,8 +262,8 @@ def test_a_shard_damaged_while_a_run_is_fitted(
         fits.append(observation.fit.n)
         if len(fits) <= times:
             path = next(tmp_path.glob("store/partial/sweep-*/shard-0001.safetensors"))
-            content = bytearray(path.read_bytes())
-            content[-9] ^= 1
+            content = bytearray((path if kind == "damaged" else path.with_name("shard-0000.safetensors")).read_bytes())
+            content[-9] ^= kind == "damaged"
             path.write_bytes(content)
         return fit_run(work, observation)
 
