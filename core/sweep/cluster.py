@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -32,6 +33,8 @@ from core.sweep.tasks import Fitted, Refused, Shard, Work
 IN_FLIGHT = 256
 """Tasks that Ray knows of at once; the others wait here, where they cost nothing."""
 POLL_SECONDS = 0.5
+SILENT_SECONDS = 30.0
+"""For which Ray's control service may be away; after 60 Ray itself would end this process."""
 MOST_REPAIRS = 3
 """How often finished shards of a run that are damaged on disk are observed again."""
 FIT = -1
@@ -187,6 +190,31 @@ class _Progress:
     repairs: int = 0
 
 
+class _Control:
+    """Ray's control service. Once it is gone, Ray's own calls wait for it, and then end this process without a word."""
+
+    def __init__(self, ray: Any) -> None:
+        self.place: tuple[str, int] | None = None
+        with contextlib.suppress(
+            Exception
+        ):  # a client is told no address that it reaches, and hears of the end by itself
+            host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+            self.place = host.strip("[]"), int(port)
+
+    def wait(self) -> None:
+        """Returns when it can be reached; raises `ConnectionError` after `SILENT_SECONDS`."""
+        end = time.monotonic() + SILENT_SECONDS
+        while self.place is not None:
+            try:
+                socket.create_connection(self.place, timeout=1).close()
+                return
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise ConnectionError("its control service does not answer any more") from error
+            time.sleep(POLL_SECONDS)
+
+
 class _Driver:
     """Gives tasks to Ray, takes what comes back, and keeps it."""
 
@@ -207,6 +235,7 @@ class _Driver:
         self.rows: dict[str, Row] = {}
         self.waiting: deque[tuple[_Progress, int]] = deque()
         self.running: dict[Any, tuple[_Progress, int]] = {}
+        self.control = _Control(ray)
         self.board = self._board()
         self.seen: set[str] = set()
         options = {
@@ -248,6 +277,7 @@ class _Driver:
         for run in self.todo:
             self._open(run)
         while self.waiting or self.running:
+            self.control.wait()
             while self.waiting and len(self.running) < IN_FLIGHT:
                 self._submit(*self.waiting.popleft())
             finished, _ = self.ray.wait(list(self.running), num_returns=1, timeout=POLL_SECONDS)
@@ -276,6 +306,7 @@ class _Driver:
     def _submit(self, progress: _Progress, index: int) -> None:
         if progress.run.key in self.rows:  # it has failed meanwhile
             return
+        self.control.wait()
         work = Work(progress.run, self.cache, self.threads)
         name = _name(progress.run, index)
         if index == FIT:

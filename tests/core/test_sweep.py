@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -248,6 +249,27 @@ def ray_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_Telling", lambda name, board: no_progress)
     monkeypatch.setattr(cluster._Driver, "_board", lambda driver: None)
     monkeypatch.setattr(cluster._Driver, "_hear", lambda driver: None)
+
+
+def test_the_end_of_rays_control_service_is_the_end_of_the_sweep(
+    ray_here: None, plan_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen with a real one: Ray's calls wait for it for a minute and then end the process."""
+    monkeypatch.setattr(cluster, "SILENT_SECONDS", 0.6)
+    service = socket.create_server(("127.0.0.1", 0))
+    place = f"127.0.0.1:{service.getsockname()[1]}"
+    told = SimpleNamespace(gcs_address=place)
+    monkeypatch.setattr(RayHere, "get_runtime_context", lambda ray: told, raising=False)
+    plan, heard = parse_plan(plan_text, "plan.toml"), list[Event]()
+
+    def tell(event: Event) -> None:
+        heard.append(event)
+        if event.state == "done":
+            service.close()
+
+    with pytest.raises(ConnectionError, match="control service does not answer"):
+        run_sweep(plan, tmp_path / "out", Store(tmp_path / "store"), tell=tell)
+    assert [event.state for event in heard] == ["done"]
 
 
 @pytest.mark.parametrize(("times", "kind"), [(1, "damaged"), (1, "of another place"), (100, "damaged")])
