@@ -106,7 +106,8 @@ def open_analysis(choice: Choice) -> Analysis:
     allowed = rules()
     model, corpus = allowed.admit(choice.model, choice.corpus, choice.positions)
     place = str(uploads.find(corpus) or corpus)
-    shown = Path(place).name if allowed.shared else place  # others are not told where on this disk it lies
+    # others are not told where on this disk it lies, and nobody knows an upload by its place there
+    shown = Path(place).name if allowed.shared or uploads.is_kept(place) else place
     text = read_corpus(place, shown=shown) if place != corpus or shown != place else None
     own_disk = not allowed.shared or allowed.model == model or allowed.corpus == corpus
     return Analysis(model, corpus, choice.settings, local_paths=own_disk, text=text)

@@ -72,9 +72,15 @@ def alphas(encoding: Encoding, edits: tuple[Edit, ...]) -> dict[int, tuple[str, 
     return found
 
 
-def options(alpha: float) -> tuple[float, ...]:
-    """The ratios that a token of this mean probability can be asked for: r·alpha stays below 1."""
-    return tuple(ratio for ratio in RATIOS if ratio * alpha < 0.98) or RATIOS[:1]
+def options(alpha: float, asked: float = 1.0) -> tuple[float, ...]:
+    """The ratios that a token of this mean probability can be asked for: r·alpha stays below 1.
+
+    One that the address asked for is among them, whatever it is: a slider shows what is asked, not what is near.
+    """
+    found = tuple(ratio for ratio in RATIOS if ratio * alpha < 0.98) or RATIOS[:1]
+    if any(abs(math.log(asked / ratio)) < 1e-6 for ratio in found):
+        return found
+    return tuple(sorted((*found, asked)))
 
 
 def rows(encoding: Encoding) -> None:
@@ -86,12 +92,14 @@ def rows(encoding: Encoding) -> None:
 
 
 def _row(edit: Edit, token: str, alpha: float) -> None:
-    allowed = options(alpha)
+    allowed = options(alpha, edit.ratio)
+    wanted = alpha * edit.ratio
+    then = words.one_in(wanted) if wanted < 1 else "more than 100 %"
     key = f"ratio-{edit.token_id}-{state.edits_revision()}"
     limit = f"; at most {words.ratio(1 / alpha)} is possible" if 1 / alpha < 100 else ""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.select_slider(
-            f"{widgets.code_span(token)} {words.one_in(alpha)} → {words.one_in(alpha * edit.ratio)}{limit}",
+            f"{widgets.code_span(token)} {words.one_in(alpha)} → {then}{limit}",
             allowed,
             value=state.nearest(edit.ratio, allowed),
             format_func=words.ratio,

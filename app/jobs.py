@@ -140,6 +140,12 @@ class Job:
         now = time.monotonic()
         return sum(1 for who, when in list(self.seen.items()) if who != session and now - when < WATCHING)
 
+    def wanted_by_others(self, session: str) -> int:
+        """How many others wait for it: who looks at it now and, where strangers meet, who has asked for it and was told
+        that it goes on without them."""
+        asked = len(self.owners - {session}) if rules().shared else 0
+        return max(asked, self.watched_by_others(session))
+
     @property
     def left(self) -> bool:
         """Whether those who asked for it have gone: it has waited for a while, and no page draws it any more."""

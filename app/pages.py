@@ -12,11 +12,15 @@ from streamlit.navigation.page import StreamlitPage
 from app import cache, jobs, preload, sidebar, state, widgets
 from app.rules import rules
 from app.turns import taking_turns
-from core.figures import Look, head
+from core.figures import Look, head, words
 from core.store import Store
 
 LOGO = Path(__file__).with_name("logo.svg")
 HISTORY = Path(__file__).with_name("live") / "history.html"
+
+
+MOST_MISREAD = 3
+"""Sentences about what the address asks for in vain; the others are counted."""
 
 
 def draw() -> None:
@@ -36,8 +40,11 @@ def _draw() -> None:
     state.publish()
     if chosen.url_path:  # all but the first page show tables
         preload.tables()
-    for sentence in state.misread(chosen.url_path):
+    misread = state.misread(chosen.url_path)
+    for sentence in misread[:MOST_MISREAD]:
         widgets.problem(sentence)
+    if more := len(misread[MOST_MISREAD:]):
+        widgets.problem(f"So it is with {words.plural(more, 'more field', 'more fields')} of the address.")
     if trouble := Store().trouble:
         widgets.warning(
             f"Results cannot be kept on the disk of this server ({html.escape(trouble)}): until there is room again, what is "

@@ -192,6 +192,8 @@ _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] =
 }
 
 
+MOST_IN_ADDRESS = 2000
+"""Characters of a field there; browsers and servers cut longer ones."""
 OF_THE_CHOICE = ("model", "corpus", "positions", "seed")
 """Fields that a class does not choose."""
 
@@ -263,7 +265,8 @@ def _begin() -> None:
         st.session_state["model"] = allowed.named_model or FIRST_MODEL
         if allowed.named_corpus and "corpus" not in st.query_params:
             st.session_state["corpus"] = allowed.named_corpus
-    if "positions" not in st.query_params:
+    taken = "positions" in st.query_params and "positions" not in st.session_state.get("unread", {})
+    if not taken or "not_admitted" in st.session_state:
         st.session_state["positions"] = _positions_of(st.session_state["model"])
 
 
@@ -306,11 +309,24 @@ def publish() -> None:
     for key, (_, _, write) in _FIELDS.items():
         value = st.session_state.get(key, defaults[key])
         text = "" if value is None or value == defaults[key] or (fixed and key in OF_THE_CHOICE) else write(value)
-        if text and len(text) <= 2000:
+        if text and len(text) <= MOST_IN_ADDRESS:
             if st.query_params.get(key) != text:
                 st.query_params[key] = text
         elif key in st.query_params:
             del st.query_params[key]
+
+
+def left_out(key: str) -> str:
+    """What is to be said of a field that is too long for the address; "" where it is not."""
+    write = _FIELDS[key][2]
+    value = st.session_state.get(key)
+    if value is None or (size := len(write(value))) <= MOST_IN_ADDRESS:
+        return ""
+    name = {"prompt": "The prompt", "rows": "The list of rows"}.get(key, key)
+    return (
+        f"{name} is too long for the address ({size:,} characters, at most {MOST_IN_ADDRESS:,}): after a reload, and for "
+        "others, this page begins without it."
+    )
 
 
 def address() -> str:

@@ -88,6 +88,11 @@ def title(corpus: str) -> str:
     return without_folders(named(corpus))
 
 
+def is_kept(corpus: str) -> bool:
+    """Whether a path is that of an upload."""
+    return Path(corpus).is_relative_to(Store().folder / "uploads")
+
+
 def public_name(path: str) -> str:
     """An upload as its address names it on a shared server: by its hash, without the place on the disk."""
     kept = Path(path)

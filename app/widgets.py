@@ -48,6 +48,9 @@ STYLE = """
 .hs-facts dd {margin: 0 !important; padding: 0; font-size: 1.08rem; overflow-wrap: anywhere;}
 .hs-held-out dd {color: HS_HELD_OUT; text-decoration: underline dashed; text-underline-offset: .25em;}
 .stSkeleton, .stSkeleton * {animation: none !important;}
+body:has([data-test-connection-state]:not([data-test-connection-state="CONNECTED"])) [role="dialog"] {
+  & > div:has([data-testid="stErrorCodeBlock"]) > * {display: none;}
+  & > div:has([data-testid="stErrorCodeBlock"])::after {content: "HS_UNREACHED";}}
 .st-key-job {min-height: 26rem;}
 .st-key-compare-status {min-height: 3.6rem; justify-content: center;}
 .st-key-lesson-bar {padding-top: .9rem;}
@@ -71,13 +74,18 @@ STYLE = """
 """
 
 
+UNREACHED = (
+    "This dashboard cannot be reached: it has ended, or the network is away. Start headscope again, or tell whoever runs it; "
+    "then this page goes on by itself, and what was finished is kept."
+)
+"""In place of what Streamlit says, whose command is not ours."""
 _HELD_OUT = ' class="hs-held-out"'
 
 
 def style() -> None:
     """The page's own style sheet, in the colours of the theme that is shown."""
     look = state.look()
-    sheet = STYLE + pairs.STYLE
+    sheet = (STYLE + pairs.STYLE).replace("HS_UNREACHED", UNREACHED)
     for name in ("after_text", "after", "before", "ours", "warning", "held_out"):
         sheet = sheet.replace(f"HS_{name.upper()}", getattr(look, name))
     if look.dark:
@@ -127,6 +135,12 @@ def warning(text: str) -> None:
 def problem(error: Exception | str) -> None:
     """Something the visitor can mend, in one sentence; the rest of the page goes on."""
     st.error(plain(rules().said(str(error))))
+
+
+def tell_left_out(key: str) -> None:
+    """A line under a field whose value the address cannot carry."""
+    if told := state.left_out(key):
+        note(html.escape(told))
 
 
 def facts(items: Iterable[tuple[str, str]]) -> None:
@@ -385,7 +399,7 @@ def cancelled(job: Job, lane: Lane) -> bool:
     """A button that ends a job for which nobody else waits; whether it has just done so."""
     if not st.button("Cancel", key="job-cancel", disabled=job.stop.is_set()):
         return False
-    others = job.watched_by_others(state.session())
+    others = job.wanted_by_others(state.session())
     if others:
         st.toast(f"{words.plural(others, 'other visitor')} wait for this too, so it goes on.")
         return False

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 SHARED_MODELS = 2
 
+FEW_CHARACTERS = 1000
+"""A text with fewer of which a tokenizer makes nothing is too short, and the tokenizer not to blame."""
+
 
 class Analysis:
     """What Headscope knows about a model on a corpus.
@@ -240,6 +243,11 @@ class Analysis:
         count = self_sampled_tokens(corpus.name) if not corpus.texts else None
         if count is None:
             documents = tokenise(corpus, model.tokenizer, s.context, progress)
+            if not documents and (size := sum(map(len, corpus.texts))) < FEW_CHARACTERS:
+                raise AnalysisError(
+                    f"The corpus {quoted(corpus.name)} holds only {plural(size, 'character')}: a few hundred words are the "
+                    "least."
+                )
         else:
             from core.generate import sample_documents
 

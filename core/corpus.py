@@ -178,6 +178,10 @@ def _read_path(name: str, shown: str) -> Corpus:
     if path.is_dir():
         try:
             entries = list(islice(path.rglob("*"), MOST_TEXTS + 1))
+        except RecursionError as error:
+            raise InputError(
+                f"The folders in {quoted(shown)} are nested hundreds deep: name a folder of texts."
+            ) from error
         except OSError as error:  # something in it left while it was listed, or may not be looked at
             raise InputError(
                 f"The folder {quoted(shown)} cannot be listed ({error.strerror or error}): name a folder of texts."
@@ -264,12 +268,13 @@ def tokenise(
         progress("Reading the corpus", done / total)
         done += characters
 
-    if not corpus.cut:
-        return [document for document in _encode(tokenizer, corpus.texts, tell) if len(document) > 1]
     documents: list[np.ndarray] = []
-    for text in corpus.texts:
-        pieces = _encode(tokenizer, _pieces(text), tell)
-        documents += _blocks(pieces, BLOCK_WINDOWS * context)
+    if corpus.cut:
+        for text in corpus.texts:
+            pieces = _encode(tokenizer, _pieces(text), tell)
+            documents += _blocks(pieces, BLOCK_WINDOWS * context)
+    else:
+        documents += _encode(tokenizer, corpus.texts, tell)
     return [document for document in documents if len(document) > 1]
 
 

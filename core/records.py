@@ -87,6 +87,35 @@ def _decode(raw: bytes, name: str, *, cut: bool = False) -> str:
 
 
 def _jsonl(file: Path, column: str | None) -> Iterator[str]:
+    """One column for the whole file, which its first records tell; what is no text in it is refused, not skipped."""
+    values = _json_values(file)
+    first = list(islice(values, LOOKED_AT))
+    name = column
+    for number, value in chain(first, values):
+        if isinstance(value, str):
+            yield value
+            continue
+        if not isinstance(value, dict):
+            raise InputError(f"Line {number} of {file.name!r} is neither a text nor an object with a text.")
+        if name is None:
+            name = _json_column(file.name, [each for _, each in first if isinstance(each, dict)] or [value])
+        if name not in value:
+            raise InputError(f"Line {number} of {file.name!r} has no {name!r}; it has {_listed(value)}.")
+        text = value[name]
+        if isinstance(text, str):
+            yield text
+        elif text is not None:
+            raise InputError(
+                f"Line {number} of {file.name!r} has no text in {name!r} but {_JSON_KINDS[type(text)]}: give every record a "
+                "text there, or null."
+            )
+
+
+_JSON_KINDS = {list: "a list", dict: "an object", int: "a number", float: "a number", bool: "true or false"}
+
+
+def _json_values(file: Path) -> Iterator[tuple[int, Any]]:
+    """Every line that is not blank, with its number."""
     with file.open("rb") as lines:
         number = 0
         while line := lines.readline(LONGEST_LINE + 1):
@@ -97,22 +126,21 @@ def _jsonl(file: Path, column: str | None) -> Iterator[str]:
             if not text.strip():
                 continue
             try:
-                record = json.loads(text)
+                yield number, json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise InputError(
                     f"Line {number} of {file.name!r} is not JSON: one JSON value a line is expected."
                 ) from error
-            if isinstance(record, str):
-                yield record
-                continue
-            if not isinstance(record, dict):
-                raise InputError(f"Line {number} of {file.name!r} is neither a text nor an object with a text.")
-            texts = {k: isinstance(v, str) or (k == "text" and v is None) for k, v in record.items()}
-            name = column or _text_column(file.name, texts)
-            if name not in record:
-                raise InputError(f"Line {number} of {file.name!r} has no {name!r}; it has {_listed(record)}.")
-            if isinstance(record[name], str):
-                yield record[name]
+
+
+def _json_column(file: str, records: list[dict[str, Any]]) -> str:
+    strings: dict[str, bool] = {}
+    for record in records:
+        for name, value in record.items():
+            strings[name] = strings.get(name, False) or isinstance(value, str)
+    if all(record.get("text", 0) is None for record in records):
+        strings["text"] = True
+    return _text_column(file, strings)
 
 
 def _too_long(file: Path, number: int) -> InputError:
@@ -157,27 +185,42 @@ def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
     header = next((row for row in rows if row), None)
     if header is None:
         raise InputError(f"The file {file.name!r} is no CSV that can be read: it is empty.")
+    if len(header) == 1 and column is None and (other := next((c for c in ";\t|" if c in header[0]), None)):
+        raise InputError(
+            f"{file.name!r} has one column, {header[0][:60]!r}: separate its fields by commas, not by {other!r}."
+        )
     fitting = _fitting(file, rows, len(header))
     first = list(islice(fitting, LOOKED_AT))
     if not first:
         raise InputError(f"{file.name!r} has a header and no rows: give a file with texts.")
-    words = {name: any(place < len(row) and _is_word(row[place]) for row in first) for place, name in enumerate(header)}
+    words = {
+        name: any(_is_word(row[place]) for _, row in first if place < len(row)) for place, name in enumerate(header)
+    }
     name = column or _text_column(file.name, words)
     if name not in header:
         raise InputError(f"{file.name!r} has no column {name!r}; it has {_listed(header)}.")
+    _refuse_twice(file.name, header, name)
     place = header.index(name)
-    yield from (row[place] for row in chain(first, fitting) if place < len(row))
+    for number, row in chain(first, fitting):
+        if place >= len(row):
+            raise InputError(
+                f"Line {number:,} of {file.name!r} has {len(row)} of the header's {len(header)} fields and no {name!r}: "
+                "complete it, or take it out."
+            )
+        yield row[place]
 
 
-def _fitting(file: Path, rows: Any, fields: int) -> Iterator[list[str]]:
-    """The rows; one with more fields than the header is a text whose commas are not quoted, so its parts mean nothing."""
+def _fitting(file: Path, rows: Any, fields: int) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, each with its line; one with more fields than the header is a text whose commas are not
+    quoted, so its parts mean nothing."""
     for row in rows:
         if any(row[fields:]):
             raise InputError(
                 f"Line {rows.line_num:,} of {file.name!r} has {len(row)} fields and the header has {fields}: put texts that "
                 "hold commas into quotes."
             )
-        yield row
+        if row:
+            yield rows.line_num, row
 
 
 def _is_word(text: str) -> bool:
@@ -201,11 +244,12 @@ def _parquet(file: Path, column: str | None) -> Iterator[str]:
             name = column or _text_column(file.name, strings)
             if not strings.get(name, False):
                 raise InputError(f"{file.name!r} has no text column {name!r}; it has {_listed(strings)}.")
+            _refuse_twice(file.name, table.schema_arrow.names, name)
             _refuse_bomb(file, name, table.metadata)
         # as a dictionary: a long text that stands in many rows is not unpacked once for each of them
         with pq.ParquetFile(file, read_dictionary=[name]) as table:
             for batch in table.iter_batches(batch_size=1024, columns=[name]):
-                yield from (text for value in batch.column(0) if (text := value.as_py()))
+                yield from (text for value in batch.column(name) if (text := value.as_py()))
     except UnicodeDecodeError as error:
         raise InputError(f"The file {file.name!r} holds texts that are not UTF-8: write it anew.") from error
     except (pa.ArrowException, ValueError, TypeError, KeyError, OverflowError) as error:
@@ -248,6 +292,11 @@ def _text_column(file: str, strings: dict[str, bool]) -> str:
         f"Which column of {file!r} is the text? Call it text, or write {file}:COLUMN where a file is named; it has "
         f"{_listed(strings)}."
     )
+
+
+def _refuse_twice(file: str, names: list[str], name: str) -> None:
+    if names.count(name) > 1:
+        raise InputError(f"{file!r} has {names.count(name)} columns {name!r}: give each a name of its own.")
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
@@ -50,6 +51,8 @@ LEFTOVER_SECONDS = 14 * 24 * 3600
 AT_WORK_SECONDS = 600
 """A run that has kept nothing new for so long may be one that was left."""
 MOST_LINKS = 40
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""How a system says that a disk, or what a user may have of it, is full."""
 _HANDED_OVER = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self|\d+)/fd)/(\d+)")
 _unkept: dict[Path, str] = {}
 """Why the last result could not be kept, by the folder of the store."""
@@ -298,6 +301,8 @@ def _writing(path: str | Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no name of a file"
+        if getattr(error, "errno", None) in FULL:
+            why += " (make room there, or choose another place)"
         raise InputError(f"{quoted(str(path))} cannot be written: {why}.") from error
 
 

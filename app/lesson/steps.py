@@ -191,7 +191,7 @@ def _knob(places: Places, choice: Choice, encoding: Encoding) -> Question | None
         steering,
         cache.curves(choice, wanted, direction, calibrate),
         edited,
-        [edits.options(token.alpha)],
+        [edits.options(token.alpha, token.target)],
         state.look(),
     )
     if state.presenting():  # so many bars as a projector shows

@@ -259,10 +259,13 @@ class Knobs {
     const { curve } = edit;
     const step = steps[this.active];
     const ratio = ratios[this.active];
-    const realised = Math.exp(along(curve.steps, curve.logRealised, step));
-    const heldOut = Math.exp(along(curve.steps, curve.logHeldOut, step));
-    const drift = along(curve.steps, curve.drift, step);
-    const kl = along(curve.steps, curve.kl, step);
+    // where nothing was moved since the server answered, what it said; else what the curves say
+    const { realised, heldOut, drift, kl } = ratios.every((each, i) => each === data.edits[i].ratio) ? edit.now : {
+      realised: Math.exp(along(curve.steps, curve.logRealised, step)),
+      heldOut: Math.exp(along(curve.steps, curve.logHeldOut, step)),
+      drift: along(curve.steps, curve.drift, step),
+      kl: along(curve.steps, curve.kl, step),
+    };
     this.told.textContent =
       `${edit.token} asked ${times(ratio)}: ${times(realised)} on the fitting text, ${times(heldOut)} on held-out text; ` +
       `every other token moves by ${digits(drift)} nats, KL ${digits(kl)} nats.`;

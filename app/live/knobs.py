@@ -86,6 +86,12 @@ def knob_data(
             "logit": float(logit),
             "p": before.get(token.id, 0.0),
             "curve": _curve(curve),
+            "now": {
+                "realised": token.realised,
+                "heldOut": token.realised_held_out,
+                "drift": steering.others_drift,
+                "kl": steering.kl,
+            },
         }
         for token, allowed, logit, curve in zip(steering.tokens, options, logits, curves, strict=True)
     ]

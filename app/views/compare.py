@@ -118,6 +118,7 @@ def _of_data() -> tuple[Row, ...]:
 
 def _rows(choice: Choice, chosen: tuple[Choice, ...]) -> None:
     """The list of rows: take one away, add one."""
+    widgets.tell_left_out("rows")
     with st.container(horizontal=True, vertical_alignment="center"):
         for number, each in enumerate(chosen):
             rest = chosen[:number] + chosen[number + 1 :]

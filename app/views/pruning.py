@@ -14,11 +14,13 @@ from app.state import Choice
 from core import summary
 from core.encoding import Encoding
 from core.errors import HeadscopeError
+from core.export.result import Exported
 from core.figures import pruning as figures
 from core.figures import sentences, words
 from core.figures.pairs import pair
 from core.pruning.result import Pruning, largest_removable
 from core.results import Sampling
+from core.tokens import visible
 from core.words import quoted, short
 
 QUESTION = "Which dimensions could go?"
@@ -133,6 +135,7 @@ def _threshold(found: tuple[Pruning, ...]) -> None:
 def _texts(choice: Choice, methods: list[str], removed: float) -> None:
     method = st.selectbox("Method", methods, format_func=figures.name_of, key="prune-texts-method")
     prompt = st.text_input("Prompt", key="prompt", persist_state="session")
+    widgets.tell_left_out("prompt")
     wanted = Pruned(method, removed, prompt or "", Sampling(samples=min(6, rules().most_samples)))
     job = cache.find_pruned_texts(choice, wanted)
     if job is None:
@@ -203,6 +206,7 @@ def _export(choice: Choice, encoding: Encoding, methods: list[str], removed: flo
         widgets.facts(
             [
                 ("Folder", str(done.path)),
+                ("What was changed", _changes(done)),
                 ("Largest difference of a logit", words.number(done.max_logit_error, 2)),
                 ("KL, held-out text", words.nats(done.effect.kl)),
                 ("Top prediction stays, held-out text", words.percent(done.effect.top1_agreement)),
@@ -210,6 +214,16 @@ def _export(choice: Choice, encoding: Encoding, methods: list[str], removed: flo
                 ("Whole model", f"{words.size(done.model_bytes)}, before {words.size(done.model_bytes_before)}"),
             ]
         )
+
+
+def _changes(done: Exported) -> str:
+    """What an export was made with, which the fields above it may no longer say."""
+    parts = [f"{visible(token.token)} {words.ratio(token.target)}" for token in done.tokens]
+    if done.pruning is not None:
+        parts.append(
+            f"{figures.name_of(done.pruning.method)}, {words.percent(done.pruning.removed)} of the dimensions gone"
+        )
+    return "; ".join(parts)
 
 
 def _reading() -> None:

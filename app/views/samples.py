@@ -71,9 +71,20 @@ def page() -> None:
             chat=asked.chat,
             sampling=asked.sampling,
         )
-        if asked.edits != state.edits():
-            widgets.note("These texts were written with an earlier edit: press Write for new ones.")
+        if asked != form:
+            earlier = " and ".join(_differing(asked, form))
+            widgets.note(f"These texts were written with an earlier {earlier}: press Write for new ones.")
     _show(job.result)
+
+
+def _differing(one: Writing, other: Writing) -> list[str]:
+    """In what two requests for texts differ, in words."""
+    parts = (
+        ("edit", lambda w: (w.edits, w.direction, w.calibrate)),
+        ("prompt", lambda w: (w.prompt, w.chat)),
+        ("sampling", lambda w: w.sampling),
+    )
+    return [name for name, part in parts if part(one) != part(other)]
 
 
 def _edit_line(known: dict[int, tuple[str, float]]) -> None:
@@ -94,6 +105,7 @@ def _form(choice: Choice) -> tuple[Writing, bool]:
     allowed = rules()
     with st.form("writing-form", border=True):
         prompt = st.text_area("Prompt", key="prompt", height=90, persist_state="session")
+        widgets.tell_left_out("prompt")
         with st.container(horizontal=True):
             samples = st.number_input("Texts per side", 1, allowed.most_samples, key="samples", persist_state="session")
             length = st.number_input(

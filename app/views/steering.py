@@ -67,7 +67,7 @@ def _bench(choice: Choice, encoding: Encoding) -> None:
         steering,
         curves,
         prompt,
-        [edits.options(known[token.id][1]) for token in steering.tokens],
+        [edits.options(known[token.id][1], token.target) for token in steering.tokens],
         look,
     )
     whole = cache.of_first_curve(
@@ -109,6 +109,7 @@ def _prompt(choice: Choice, direction: str, calibrate: bool) -> NextToken | None
         chat = cache.has_chat_template(choice) and st.toggle(
             "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
         )
+    widgets.tell_left_out("prompt")
     try:
         ready = cache.prompt(choice, prompt or "", bool(chat))
         if isinstance(ready, Job):

@@ -149,7 +149,11 @@ def parse_plan(text: str, name: str) -> Plan:
         )
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise InputError(
+            f"The plan {name!r} has lists in lists, hundreds deep: a list of names is all it needs."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"The plan {name!r} is not TOML: {str(error).rstrip('.')}.") from error
     except ValueError as error:
         raise InputError(f"The plan {name!r} has a number of thousands of digits: give one that is meant.") from error

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app import jobs
+from app.environment import AUDIENCE_VARIABLE
 from app.jobs import KEPT, MOST_WAITING, Job, Lane, generation, now
 from core.errors import InputError
 from core.settings import Progress, tell_bytes
@@ -107,6 +108,19 @@ def test_failures_become_sentences(caplog: pytest.LogCaptureFixture) -> None:
     assert "mistake in Headscope (ZeroDivisionError)" in ended(lane.submit("c", "C", fail(ZeroDivisionError()))).error
     assert [job.state for job in map(lane.find, "abc") if job] == ["failed"] * 3
     assert ended(lane.submit("d", "D", lambda progress: 1)).state == "done"  # the worker lives on
+
+
+@pytest.mark.parametrize(("audience", "others"), [("own", 0), ("public", 1)])
+def test_what_a_stranger_asked_for_is_wanted_though_they_left(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, audience: str, others: int
+) -> None:
+    """They were told that it goes on if their page is closed; one's own computer has no strangers."""
+    monkeypatch.setenv(AUDIENCE_VARIABLE, audience)
+    lane = Lane("test")
+    lane.submit("a", "A", gate, owner="one@here")
+    job = lane.submit("a", "A", gate, owner="two@here")
+    assert job.wanted_by_others("two@here") == others
+    assert Job("b", "B", gate, owners={"two@here"}).wanted_by_others("two@here") == 0
 
 
 def test_finished_jobs_are_bounded() -> None:

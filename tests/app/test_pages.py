@@ -23,6 +23,7 @@ from core.errors import AnalysisError, InputError
 from core.figures import words
 from core.kept import bundled
 from core.settings import Progress, no_progress
+from core.steering import Edit
 from core.store import Store
 from tests.app.arrays import RIVER, TOKENS, ArrayAnalysis, planted
 from tests.app.conftest import MAIN, read, settled, text_of
@@ -516,6 +517,36 @@ def test_a_number_of_any_length_is_said_shortly(visit: Visit) -> None:
     assert [read(error) for error in test.error] == [
         f"The address asks for edit = '{'9' * 37}...', which cannot be: shown is what stands without it."
     ]
+
+
+def test_of_many_fields_that_cannot_be_the_first_are_named(visit: Visit) -> None:
+    bad = dict.fromkeys(("positions", "seed", "edit", "chat", "samples", "temperature"), "zzz")
+    said = [read(error) for error in visit("model", **bad).error]
+    assert len(said) == 4 and said[-1] == "So it is with 3 more fields of the address."
+
+
+def test_positions_that_cannot_be_are_as_if_none_were_named(visit: Visit) -> None:
+    assert visit("model", positions="nan").session_state["positions"] == state.DEMO_POSITIONS
+
+
+@pytest.mark.parametrize("page", ["steering", "samples"])
+def test_a_prompt_that_the_address_cannot_carry_is_said(visit: Visit, page: str) -> None:
+    test = visit(page, model="smollm2", edit=EDIT)
+    assert "too long for the address" not in text_of(test)
+    test.session_state["prompt"] = "We walked along the road. " * 100
+    test.run()
+    assert "The prompt is too long for the address (2,600 characters, at most 2,000): after a reload" in text_of(test)
+    assert "prompt" not in test.query_params
+
+
+@pytest.mark.parametrize(("key", "value", "told"), [("prompt", "The river was", "prompt"), ("direction", "random", "edit"),
+                                                    ("edit", (Edit(RIVER, 7.0),), "edit")])  # fmt: skip
+def test_texts_of_an_earlier_request_say_so(visit: Visit, key: str, value: object, told: str) -> None:
+    test = visit("samples", model="smollm2", edit=EDIT)
+    assert "were written with an earlier" not in text_of(test)
+    test.session_state[key] = value
+    test.run()
+    assert f"These texts were written with an earlier {told}: press Write for new ones." in text_of(test)
 
 
 @pytest.mark.parametrize(

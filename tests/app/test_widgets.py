@@ -47,6 +47,13 @@ def test_no_ratio_on_offer_is_impossible() -> None:
     assert 100.0 in edits.options(1e-6) and 20.0 not in edits.options(0.05)
 
 
+def test_a_ratio_that_was_asked_for_is_on_offer_whatever_it_is() -> None:
+    for asked in (777.0, 17.3, 1e-4):
+        offered = edits.options(1e-6, asked)
+        assert asked in offered and list(offered) == sorted(offered) and len(offered) == len(edits.options(1e-6)) + 1
+    assert edits.options(1e-6, 1 / 3 + 1e-9) == edits.options(1e-6)
+
+
 def test_suggestions_begin_with_the_word_itself() -> None:
     found = edits.candidates(planted()[2], "River")
     assert {TOKENS[i].strip() for i in list(found)[:3]} == {"river"}

@@ -86,6 +86,7 @@ def test_the_first_visit_ends_at_a_fit(page: Page, first_visit: str) -> None:
     assert len(scatter["x"]) >= 1000
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("view", ["Fit", "Weights", "Sparsity", "Why", "Map"])
 def test_every_figure_of_the_encoding(page: Page, first_visit: str, view: str) -> None:
     visit(page, f"/encoding?{first_visit}&view={view}")
@@ -264,6 +265,33 @@ def test_a_slider_that_is_drawn_anew_under_the_hand_follows_the_server_again(gue
     )
     page.get_by_role("button", name="All to 1×").click()
     expect(page.get_by_role("slider").first).to_have_attribute("aria-valuetext", "1×")
+
+
+@pytest.mark.parametrize("asked", [777, 17.3])
+def test_a_ratio_that_is_no_stop_of_the_slider_is_what_every_figure_shows(guest: NewPage, asked: float) -> None:
+    page = guest()
+    visit(page, f"/steering?edit=4058:{asked:g}")
+    charts_drawn(page, 2)
+    assert page.get_by_role("slider").first.get_attribute("aria-valuetext") == f"{asked:g}×"
+    got = re.search(r"asked [\d.]+×, got ([\d.,]+)× on new text", sentence(page))
+    live = re.search(r"asked ([\d.]+)×: .*, ([\d.,]+)× on held-out text", page.locator(".knob-told").inner_text())
+    assert got is not None and live is not None and (live[1], live[2]) == (f"{asked:g}", got[1])
+    drawn = page.locator(".knob-steered .knob-value-after").inner_text()
+    assert f"to {drawn}" in (page.locator(".knob-next").get_attribute("aria-label") or "")
+
+
+def test_what_is_said_when_the_server_cannot_be_reached(browser: Browser, line: Line) -> None:
+    context = browser.new_context(base_url=line.url)
+    page = context.new_page()
+    visit(page, "/method")
+    line.cut()
+    page.get_by_role("dialog").wait_for(timeout=PATIENCE)
+    said = page.evaluate("getComputedStyle(document.querySelector('[role=dialog] > div'), '::after').content")
+    assert "This dashboard cannot be reached" in said
+    expect(page.get_by_text("streamlit run")).to_be_hidden()
+    line.heal()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    context.close()
 
 
 def test_every_view_of_steering(page: Page, first_visit: str) -> None:

@@ -155,7 +155,10 @@ def test_an_edited_model_leaves_the_house(guest: NewPage, tmp_path: Path) -> Non
     export(page, tmp_path / "edited")
     expect(page.get_by_text("Exported: stock transformers loads it")).to_be_visible()
     settle(page)
-    assert f"{tmp_path / 'edited'}" in page.locator(".hs-facts").last.inner_text()
+    facts = page.locator(".hs-facts").last.inner_text()
+    assert f"{tmp_path / 'edited'}" in facts and re.search(
+        r"What was changed\n\S.* 5×; .*20 % of the dimensions gone", facts
+    )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()
     before = AutoModelForCausalLM.from_pretrained(DEMO).eval()
     assert (rank(before), rank(model)) == (160, 128)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,11 +70,48 @@ def test_each_file_format_gives_its_texts(tmp_path: Path) -> None:
         ("x.csv", b"\n\n", "no CSV"),
         ("x.csv", b"text\n", "has a header and no rows"),
         ("x.parquet", b"PAR1 not really", "no Parquet"),
+        (
+            "x.jsonl",
+            b'{"text": ["a"], "id": "b"}\n{"text": "words", "id": "c"}',
+            "Line 1 of 'x.jsonl' has no text in 'text' but a list",
+        ),
+        ("x.jsonl", b'{"text": "words", "id": "c"}\n{"text": 3, "id": "b"}', "has no text in 'text' but a number"),
+        ("x.csv", b"a,a\n1,words\n", "has 2 columns 'a': give each a name of its own"),
+        ("x.csv", b"text,text\n1,words\n", "has 2 columns 'text'"),
+        ("x.csv", b'id;text\n1;"some words"\n', "has one column, 'id;text': separate its fields by commas, not by ';'"),
+        ("x.csv", b"id\ttext\n1\twords\n", "separate its fields by commas"),
+        ("x.csv", b"id,text\n1,words\n\n2\n", "Line 4 of 'x.csv' has 1 of the header's 2 fields and no 'text'"),
     ],
 )
 def test_bad_files_get_a_sentence(tmp_path: Path, file: str, content: bytes, said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         read_corpus(write(tmp_path / file, content))
+
+
+def test_a_null_in_a_column_of_texts_is_no_text(tmp_path: Path) -> None:
+    lines = '{"text": null, "id": "a"}\n{"text": "words", "id": "b"}\n'
+    assert read_corpus(write(tmp_path / "x.jsonl", lines.encode())).texts == ("words",)
+
+
+def test_parquet_columns_that_share_a_name(tmp_path: Path) -> None:
+    texts, numbers = pa.array(["words"] * 3), pa.array([1, 2, 3])
+    pq.write_table(pa.Table.from_arrays([numbers, texts], names=["text", "text"]), tmp_path / "twice.parquet")
+    with pytest.raises(InputError, match="has 2 columns 'text': give each a name of its own"):
+        read_corpus(str(tmp_path / "twice.parquet"))
+    inside = pa.array([{"b": 1}, {"b": 2}, {"b": 3}])
+    pq.write_table(pa.Table.from_arrays([inside, texts], names=["a", "a.b"]), tmp_path / "dot.parquet")
+    assert read_corpus(f"{tmp_path / 'dot.parquet'}:a.b").texts == ("words",) * 3
+
+
+def test_a_folder_of_folders_without_end(tmp_path: Path) -> None:
+    made = tmp_path
+    with contextlib.chdir(tmp_path):
+        for _ in range(1500):
+            os.mkdir("d")  # noqa: PTH102 (a path of them all is longer than a path may be)
+            os.chdir("d")
+    with pytest.raises(InputError, match="nested hundreds deep"):
+        read_corpus(str(made))
+    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest could not either
 
 
 class Strange:

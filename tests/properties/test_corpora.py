@@ -308,3 +308,6 @@ def test_scripts_are_analysed(tmp_path: Path, model: str, store: Store, script: 
 def test_texts_of_a_token_or_two(tmp_path: Path, model: str, store: Store, text: str) -> None:
     analysis = Analysis(model, keep(tmp_path, "a.txt", text.encode()), Settings(positions=64, context=2), store)
     refuse(lambda: analysis.encoding(), AnalysisError)
+    if text == "a":
+        with pytest.raises(AnalysisError, match=r"holds only 1 character: a few hundred words are the least"):
+            analysis.encoding()
