@@ -77,13 +77,13 @@ def first_visit(browser: Browser, server: Server) -> str:
     All others come to a model that was analysed already.
     """
     with visitor(browser, server.url) as page:
-        visit(page, "/?positions=1024")
+        visit(page, "/?positions=4096")
         page.get_by_role("button", name="Start with SmolLM2").click()
         page.get_by_role("progressbar").wait_for()
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Cancelled.").wait_for(timeout=PATIENCE)
         page.get_by_text("Settings").click()
-        page.get_by_role("radio", name="4k", exact=True).click()
+        page.get_by_role("radio", name="1k", exact=True).click()
         page.get_by_role("progressbar").wait_for(timeout=PATIENCE)
         page.get_by_role("link", name="Encoding").click()
         page.locator(".js-plotly-plot").wait_for(timeout=5 * PATIENCE)

@@ -170,7 +170,7 @@ def test_a_prompt_of_ones_own(browser: Browser, demo: Server) -> None:
         answer(page, three_bars(page), "Right:")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [(1440, 900), (1920, 1080)])
 def test_presenting_by_keyboard_alone(browser: Browser, demo: Server, size: tuple[int, int]) -> None:
     with visitor(browser, demo.url, width=size[0], height=size[1]) as page:

@@ -275,6 +275,7 @@ def test_an_output_that_is_full(model: str, cache: str, also: list[str]) -> None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="descriptors are numbered otherwise")
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("how", ["closed", "full", "gone"])
 def test_progress_that_nobody_hears_ends_nothing(model: str, tmp_path: Path, how: str) -> None:
     reader, writer = os.pipe()

@@ -632,6 +632,7 @@ def test_an_export_killed_with_9_leaves_nothing(tiny_analysis, store: Store, tmp
 # The real model
 
 
+@pytest.mark.thorough
 def test_the_real_model_out_of_a_gguf_file(cache_folder: Path, smollm2_files: ModelFiles, tmp_path: Path) -> None:
     """Steered, exported and reloaded; then stock transformers alone gives the promised distribution and writes a text."""
     analysis = Analysis("smollm2", "python-docs", Settings(positions=16384), Store(cache_folder))

@@ -104,6 +104,7 @@ def demo() -> Analysis:
     return Analysis("demo", "sampler")
 
 
+@pytest.mark.thorough
 def test_pruning_shows_in_mauve(demo: Analysis) -> None:
     """The better head is closer to the model as it is; no edit at all is at the ceiling."""
     sampling = Sampling(new_tokens=16, seed=1)
