@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from core.errors import InputError
 from core.words import short, whole_characters
@@ -19,11 +19,12 @@ from core.words import short, whole_characters
 if TYPE_CHECKING:
     import pyarrow as pa
 
+T = TypeVar("T")
 SUFFIXES = (".txt", ".md", ".jsonl", ".csv", ".parquet")
 LONGEST_LINE = 64 * 2**20
 """Characters (of a .jsonl: bytes) in a line; longer ones are refused, since a line is held as a whole."""
-LOOKED_AT = 256
-"""Rows of a .csv that tell which of its columns are texts."""
+LOOKED_AT, LOOKED_AT_MOST = 256, 8 * 2**20
+"""Records of a .csv or .jsonl that tell which of its columns are texts, and the characters after which no more are held."""
 UNPACKED_FREELY, UNPACKED_TIMES = 64 * 2**20, 500
 """A Parquet column larger than the first (bytes) may not unpack to more than so many times its size on disk."""
 
@@ -88,17 +89,19 @@ def _decode(raw: bytes, name: str, *, cut: bool = False) -> str:
 
 def _jsonl(file: Path, column: str | None) -> Iterator[str]:
     """One column for the whole file, which its first records tell; what is no text in it is refused, not skipped."""
-    values = _json_values(file)
-    first = list(islice(values, LOOKED_AT))
+    lines = _json_lines(file)
+    first = _beginning(lines, lambda line: len(line[1]))
     name = column
-    for number, value in chain(first, values):
+    for number, line in chain(first, lines):
+        value = _parsed(file, number, line)
         if isinstance(value, str):
             yield value
             continue
         if not isinstance(value, dict):
             raise InputError(f"Line {number} of {file.name!r} is neither a text nor an object with a text.")
         if name is None:
-            name = _json_column(file.name, [each for _, each in first if isinstance(each, dict)] or [value])
+            looked_at = [_parsed(file, *each) for each in first]
+            name = _json_column(file.name, [each for each in looked_at if isinstance(each, dict)] or [value])
         if name not in value:
             raise InputError(f"Line {number} of {file.name!r} has no {name!r}; it has {_listed(value)}.")
         text = value[name]
@@ -114,7 +117,7 @@ def _jsonl(file: Path, column: str | None) -> Iterator[str]:
 _JSON_KINDS = {list: "a list", dict: "an object", int: "a number", float: "a number", bool: "true or false"}
 
 
-def _json_values(file: Path) -> Iterator[tuple[int, Any]]:
+def _json_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Every line that is not blank, with its number."""
     with file.open("rb") as lines:
         number = 0
@@ -123,14 +126,15 @@ def _json_values(file: Path) -> Iterator[tuple[int, Any]]:
             if len(line) > LONGEST_LINE:
                 raise _too_long(file, number)
             text = _decode(line, file.name)
-            if not text.strip():
-                continue
-            try:
-                yield number, json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise InputError(
-                    f"Line {number} of {file.name!r} is not JSON: one JSON value a line is expected."
-                ) from error
+            if text.strip():
+                yield number, text
+
+
+def _parsed(file: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"Line {number} of {file.name!r} is not JSON: one JSON value a line is expected.") from error
 
 
 def _json_column(file: str, records: list[dict[str, Any]]) -> str:
@@ -190,7 +194,7 @@ def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
             f"{file.name!r} has one column, {header[0][:60]!r}: separate its fields by commas, not by {other!r}."
         )
     fitting = _fitting(file, rows, len(header))
-    first = list(islice(fitting, LOOKED_AT))
+    first = _beginning(fitting, lambda row: sum(map(len, row[1])))
     if not first:
         raise InputError(f"{file.name!r} has a header and no rows: give a file with texts.")
     words = {
@@ -277,6 +281,18 @@ def _refuse_bomb(file: Path, name: str, metadata: Any) -> None:
 
 
 # --- which column -----------------------------------------------------------------------------------------------------
+
+
+def _beginning(records: Iterator[T], size: Callable[[T], int]) -> list[T]:
+    """The first records, which are looked at together."""
+    found: list[T] = []
+    seen = 0
+    for record in records:
+        found.append(record)
+        seen += size(record)
+        if len(found) == LOOKED_AT or seen > LOOKED_AT_MOST:
+            break
+    return found
 
 
 def _text_column(file: str, strings: dict[str, bool]) -> str:
