@@ -48,9 +48,10 @@ STYLE = """
 .hs-facts dd {margin: 0 !important; padding: 0; font-size: 1.08rem; overflow-wrap: anywhere;}
 .hs-held-out dd {color: HS_HELD_OUT; text-decoration: underline dashed; text-underline-offset: .25em;}
 .stSkeleton, .stSkeleton * {animation: none !important;}
-body:has([data-test-connection-state]:not([data-test-connection-state="CONNECTED"])) [role="dialog"] {
-  & > div:has([data-testid="stErrorCodeBlock"]) > * {display: none;}
-  & > div:has([data-testid="stErrorCodeBlock"])::after {content: "HS_UNREACHED";}}
+body:has([data-test-connection-state]:not([data-test-connection-state="CONNECTED"])) [role="dialog"] > h2 + div {
+  font-size: 0;
+  & > * {display: none;}
+  &::after {content: "HS_UNREACHED"; font-size: 1rem;}}
 .st-key-job {min-height: 26rem;}
 .st-key-compare-status {min-height: 3.6rem; justify-content: center;}
 .st-key-lesson-bar {padding-top: .9rem;}

@@ -10,6 +10,7 @@ import streamlit as st
 from app import cache, handout, jobs, state, uploads, widgets
 from app.cache import HeadFacts
 from app.jobs import Job
+from app.rules import rules
 from app.state import Choice
 from core import summary
 from core.encoding import Encoding
@@ -44,10 +45,10 @@ def _real_one() -> None:
     """From the bundled model on to one that people use."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Start with SmolLM2-135M", type="primary", on_click=state.choose, kwargs={"model": "smollm2"})
+        more = "" if rules().shared else " For another model, type its name, folder or file into the field on the left."
         widgets.note(
             "The bundled demo is a small model of our own. SmolLM2-135M is one that people use: 93 MB are fetched once, "
-            "then it is observed on a bundled text, a few minutes on two cores. For another model, type its name, folder "
-            "or file into the field on the left."
+            f"then it is observed on a bundled text, a few minutes on two cores.{more}"
         )
 
 

@@ -529,6 +529,16 @@ def test_positions_that_cannot_be_are_as_if_none_were_named(visit: Visit) -> Non
     assert visit("model", positions="nan").session_state["positions"] == state.DEMO_POSITIONS
 
 
+@pytest.mark.parametrize(("audience", "told"), [("own", True), ("public", False)])
+def test_what_a_shared_server_does_not_offer_is_not_advised(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, audience: str, told: bool
+) -> None:
+    monkeypatch.setenv(AUDIENCE_VARIABLE, audience)
+    said = text_of(visit("model"))
+    assert "SmolLM2-135M is one that people use" in said
+    assert ("For another model, type its name" in said) == told
+
+
 @pytest.mark.parametrize("page", ["steering", "samples"])
 def test_a_prompt_that_the_address_cannot_carry_is_said(visit: Visit, page: str) -> None:
     test = visit(page, model="smollm2", edit=EDIT)
