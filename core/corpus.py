@@ -268,13 +268,12 @@ def tokenise(
         progress("Reading the corpus", done / total)
         done += characters
 
+    if not corpus.cut:
+        return [document for document in _encode(tokenizer, corpus.texts, tell) if len(document) > 1]
     documents: list[np.ndarray] = []
-    if corpus.cut:
-        for text in corpus.texts:
-            pieces = _encode(tokenizer, _pieces(text), tell)
-            documents += _blocks(pieces, BLOCK_WINDOWS * context)
-    else:
-        documents += _encode(tokenizer, corpus.texts, tell)
+    for text in corpus.texts:
+        pieces = _encode(tokenizer, _pieces(text), tell)
+        documents += _blocks(pieces, BLOCK_WINDOWS * context)
     return [document for document in documents if len(document) > 1]
 
 

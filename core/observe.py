@@ -25,7 +25,7 @@ from core.errors import AnalysisError
 from core.head_pass import HeadPass
 from core.moments import Moments, Observation, Reservoir
 from core.settings import Progress, no_progress
-from core.store import read_result, write_result
+from core.store import place_of, read_result, write_result
 
 if TYPE_CHECKING:
     from core.model import Head, LoadedModel
@@ -207,7 +207,7 @@ class _Resumable:
             return False
         try:
             path = self.folder / f"{name}.safetensors"
-            write_result(path, result, _place(path))
+            write_result(path, result, place_of(path))
         except OSError as error:
             why = error.strerror or error
             log.warning("Finished chunks cannot be kept (%s): if this run is interrupted it starts again.", why)
@@ -217,13 +217,13 @@ class _Resumable:
 
     def _read(self, folder: Path, chunks: int) -> None:
         for path in sorted(folder.glob("sums-*.safetensors"), reverse=True):
-            sums = read_result(path, _Sums, _place(path))
+            sums = read_result(path, _Sums, place_of(path))
             if sums is not None and sums.done <= chunks:
                 self.done, self.fit, self.held_out = sums.done, sums.fit, sums.held_out
                 break
         while self.done < chunks:
             path = folder / f"chunk-{self.done:06d}.safetensors"
-            kept = read_result(path, _Kept, _place(path))
+            kept = read_result(path, _Kept, place_of(path))
             if kept is None:
                 return
             self.add(kept.moments, kept.held_out, keep=False)
@@ -250,11 +250,6 @@ class _Sums:
     done: int
     fit: Moments | None
     held_out: Moments | None
-
-
-def _place(path: Path) -> str:
-    """Where a chunk belongs, which travels inside it: one that was copied to another place is none."""
-    return f"{path.parent.name}/{path.stem}"
 
 
 def finished_chunks(folder: Path) -> int:

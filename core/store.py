@@ -214,6 +214,11 @@ def write_result(path: Path, result: Any, key: str = "") -> None:
         raise
 
 
+def place_of(path: Path) -> str:
+    """The key of a part of an unfinished run: where it belongs, so that one that was copied to another place is none."""
+    return f"{path.parent.name}/{path.stem}"
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a file that a user asked for: whole under its name, or not at all. Half characters become U+FFFD.
 

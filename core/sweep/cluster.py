@@ -24,7 +24,7 @@ from typing import Any
 
 from core.errors import AnalysisError, InputError
 from core.moments import Observation
-from core.store import Store, read_result, write_result
+from core.store import Store, place_of, read_result, write_result
 from core.sweep import tasks as worker
 from core.sweep.plan import Plan, Run
 from core.sweep.results import Row, failed_row, read_row, row_of, write_row
@@ -195,9 +195,8 @@ class _Control:
 
     def __init__(self, ray: Any) -> None:
         self.place: tuple[str, int] | None = None
-        with contextlib.suppress(
-            Exception
-        ):  # a client is told no address that it reaches, and hears of the end by itself
+        # a client is told no address that it reaches, and hears of the end by itself
+        with contextlib.suppress(Exception):
             host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
             self.place = host.strip("[]"), int(port)
@@ -368,7 +367,8 @@ class _Driver:
             return
         progress.model_sha256 = shard.model_sha256
         try:
-            write_result(_file(progress, index), shard, _place(progress, index))
+            path = _file(progress, index)
+            write_result(path, shard, place_of(path))
         except OSError as error:
             raise AnalysisError(f"Finished shards cannot be kept in {progress.folder.parent} ({error}).") from error
         progress.missing.discard(index)
@@ -428,14 +428,10 @@ def _file(progress: _Progress, index: int) -> Path:
     return progress.folder / f"shard-{index:04d}.safetensors"
 
 
-def _place(progress: _Progress, index: int) -> str:
-    """Where a shard belongs, which travels inside it: one that was copied to another place is none."""
-    return f"{progress.run.key}/{index}"
-
-
 def _kept(progress: _Progress, index: int) -> Shard | None:
     """A shard that is finished; None where it is not, or is damaged."""
-    return read_result(_file(progress, index), Shard, _place(progress, index))
+    path = _file(progress, index)
+    return read_result(path, Shard, place_of(path))
 
 
 def _name(run: Run, index: int) -> str:

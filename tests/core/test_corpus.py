@@ -104,13 +104,12 @@ def test_parquet_columns_that_share_a_name(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_folders_without_end(tmp_path: Path) -> None:
-    made = tmp_path
     with contextlib.chdir(tmp_path):
         for _ in range(1500):
             os.mkdir("d")  # noqa: PTH102 (a path of them all is longer than a path may be)
             os.chdir("d")
     with pytest.raises(InputError, match="nested hundreds deep"):
-        read_corpus(str(made))
+        read_corpus(str(tmp_path))
     subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest could not either
 
 
