@@ -23,6 +23,7 @@ def draw() -> None:
     """The choices, on every page; a class has none.
 
     No field has a default of its own: a browser that has not shown a choice yet then sends nothing, and not another choice.
+    All keep their state: only then a browser that is late is told again what they show.
     """
     with st.sidebar:
         if (fixed := rules().fixed) is not None:
@@ -40,10 +41,13 @@ def draw() -> None:
                 format_func=lambda n: f"{n // 1024}k",
                 required=True,
                 key="positions",
+                persist_state="session",
                 help="Contexts over which probabilities are averaged (k = 1,024). A quarter as many again, from other "
                 "documents, only judge. More is slower and steadier.",
             )
-            st.number_input("Seed", 0, 2**32 - 1, None, 1, key="seed", help="Same seed, same numbers.")
+            st.number_input(
+                "Seed", 0, 2**32 - 1, None, 1, key="seed", persist_state="session", help="Same seed, same numbers."
+            )
             _large()
 
 
@@ -54,7 +58,14 @@ def _large() -> None:
 def _model() -> None:
     current = state.chosen("model")
     if rules().shared:
-        st.selectbox("Model", list(rules().models), None, key="model", on_change=state.model_chosen)
+        st.selectbox(
+            "Model",
+            list(rules().models),
+            None,
+            key="model",
+            persist_state="session",
+            on_change=state.model_chosen,
+        )
         return
     st.selectbox(
         "Model",
@@ -63,6 +74,7 @@ def _model() -> None:
         accept_new_options=True,
         placeholder="Choose or type a model",
         key="model",
+        persist_state="session",
         on_change=state.model_chosen,
         help="`demo` (bundled), `smollm2` (93 MB, fetched once), a model on the Hugging Face Hub "
         "as `org/name` or `org/name@revision`, a "
@@ -78,6 +90,7 @@ def _corpus() -> None:
         format_func=uploads.title,
         accept_new_options=not rules().shared,
         key="corpus",
+        persist_state="session",
         help="The text over which probabilities are averaged. `sampler`: original prose that comes with Headscope. "
         "`python-docs`: Python's help topics." + ("" if rules().shared else f" {MORE_TEXTS}"),
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.browser.conftest import NewPage
 from tests.browser.pages import (
@@ -104,6 +104,22 @@ def test_every_page_stands(new_page: NewPage, first_visit: str, name: str, width
     if name in {"", "encoding", "steering"}:
         charts_drawn(page)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width, "the page is wider than the screen"
+
+
+def test_fields_that_come_late_show_what_is_analysed(guest: NewPage) -> None:
+    """A slow browser has no field yet when the page is drawn for the second time, because the analysis is finished."""
+    page = guest()
+    late: list[Route] = []
+    page.route(re.compile(r"/(Selectbox|NumberInput)\.[^/]*\.js"), lambda route: late.append(route))
+    page.goto("/encoding?model=demo&corpus=python-docs&positions=1024&seed=3")
+    page.get_by_role("progressbar").wait_for()
+    page.locator(".js-plotly-plot").wait_for()
+    assert late
+    for route in late:
+        route.continue_()
+    page.get_by_text("Settings").click()
+    for label, value in (("Model", "demo"), ("Text", "python-docs"), ("Seed", "3")):
+        expect(page.get_by_label(label, exact=True)).to_have_value(value)
 
 
 def test_back_leads_to_the_page_before(page: Page, first_visit: str) -> None:
