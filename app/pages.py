@@ -50,7 +50,7 @@ def _draw() -> None:
             f"Results cannot be kept on the disk of this server ({html.escape(trouble)}): until there is room again, what is "
             "computed is gone when it ends."
         )
-    with jobs.answering():
+    with preload.drawing(), jobs.answering():
         chosen.run()
     state.publish()
     preload.torch_behind()

@@ -1,15 +1,17 @@
 """What is imported behind the visitor's back: the pages while a browser is still loading, torch when the first page stands.
 
 Imported lazily by several sessions at once, pandas and torch have been seen half-initialised, so one thread imports them
-and whoever needs them waits here first.
+and whoever needs them waits here first. Plotly does not ask for pandas but takes what there is of it: whoever draws a
+figure does so while it is all there, or before it is begun with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -34,6 +36,9 @@ class _Import(threading.Thread):
 
 
 _once = threading.Lock()
+_change = threading.Condition()
+_begun = threading.Event()  # with importing pandas
+_drawing: set[int] = set()  # threads that draw without pandas
 
 
 @cache
@@ -49,12 +54,23 @@ def _pages() -> _Import:
 
 @cache
 def _reading() -> _Import:
-    return _Import(lambda: pages().read_ahead())
+    def load() -> None:
+        first = pages()
+        with drawing():
+            first.read_ahead()
+
+    return _Import(load)
 
 
 @cache
 def _tables() -> _Import:
-    return _Import(lambda: importlib.import_module("pandas"))
+    def load() -> None:
+        with _change:
+            _begun.set()
+            _change.wait_for(lambda: not _drawing)
+        importlib.import_module("pandas")
+
+    return _Import(load)
 
 
 @cache
@@ -80,9 +96,31 @@ def pages() -> Any:
 
 def tables() -> None:
     """Return when pandas is ready to be used."""
+    _drawn()
     with _once:
         importing = _tables()
     importing.wait()
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """While figures are drawn; begins when pandas is ready, unless nobody has begun with it, who then waits for the end."""
+    with _change:
+        if not _begun.is_set():
+            _drawing.add(threading.get_ident())
+    try:
+        if threading.get_ident() not in _drawing:
+            tables()
+        yield
+    finally:
+        _drawn()
+
+
+def _drawn() -> None:
+    """This thread draws without pandas no more: it is at the end, or waits for pandas."""
+    with _change:
+        _drawing.discard(threading.get_ident())
+        _change.notify_all()
 
 
 def pages_behind() -> None:
@@ -116,5 +154,6 @@ def start() -> None:
 
 def wait() -> None:
     """Return when torch and transformers are ready to be used."""
+    _drawn()
     start()
     _torch().wait()
