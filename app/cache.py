@@ -34,6 +34,7 @@ from core.steering import Edit, edited_prompt
 if TYPE_CHECKING:
     from core.analysis import Analysis
     from core.compare import Row
+    from core.corpus import Corpus
     from core.dynamics import Dynamics
     from core.encoding import Encoding
     from core.export.result import Exported
@@ -108,9 +109,41 @@ def open_analysis(choice: Choice) -> Analysis:
     place = str(uploads.find(corpus) or corpus)
     # others are not told where on this disk it lies, and nobody knows an upload by its place there
     shown = Path(place).name if allowed.shared or uploads.is_kept(place) else place
-    text = read_corpus(place, shown=shown) if place != corpus or shown != place else None
+    text = read_corpus(place, shown=shown) if place != corpus or shown != place else _at_hand(corpus)
     own_disk = not allowed.shared or allowed.model == model or allowed.corpus == corpus
     return Analysis(model, corpus, choice.settings, local_paths=own_disk, text=text)
+
+
+@_bounded(2)
+def _folder(name: str) -> Corpus:
+    """The texts of a folder that a job has read; they stay here, for jobs are remembered for longer."""
+    job = jobs.analyses().find(("read", name))
+    if job is None or job.state != "done":
+        raise _NotYet
+    jobs.analyses().forget(job.key)
+    return job.result
+
+
+def _at_hand(corpus: str) -> Corpus | None:
+    try:
+        return _folder(corpus)
+    except _NotYet:
+        return None
+
+
+def _reading(corpus: str) -> Job | None:
+    """The job that reads a folder, of which nobody knows how much is in it; None for other texts, and when it is done."""
+    from core.corpus import read_corpus
+
+    place = None if rules().shared else local_path(corpus)
+    if place is None or not place.is_dir() or _at_hand(corpus) is not None:
+        return None
+    return jobs.analyses().submit(
+        ("read", corpus),
+        f"Reading {corpus}",
+        lambda progress: read_corpus(corpus, progress=progress),
+        owner=state.session(),
+    )
 
 
 @_bounded(4)
@@ -133,8 +166,10 @@ def _encoding(choice: Choice) -> Encoding:
 
 
 def encoding(choice: Choice) -> Encoding | Job:
-    """The encoding if it is in memory or in the store (then torch is not needed), or the job that computes it."""
+    """The encoding if it is in memory or in the store (then torch is not needed), or the job that gets it there."""
     notice_changes(choice.model, choice.corpus)
+    if (reading := _reading(choice.corpus)) is not None:
+        return reading
     try:
         return _encoding(choice)
     except _NotYet:

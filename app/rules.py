@@ -118,7 +118,8 @@ class Rules:
             )
         if positions > SHARED_POSITIONS:
             raise InputError(
-                f"This server is open to others: at most {SHARED_POSITIONS:,} positions are analysed here."
+                f"This server is open to others: at most {SHARED_POSITIONS:,} positions are analysed here, so choose "
+                "fewer."
             )
         if uploads.NAMED.fullmatch(corpus):
             if uploads.find(corpus) is None:

@@ -42,6 +42,7 @@ DIRECTION_CHOICES = tuple(
     for each in ([name.replace("K", size) for size in ("10", "50")] if name.endswith(":K") else [name])
 )
 MOST_TOP_K = 100_000
+MOST_STEP = 10**12
 LARGE_TYPE = 22
 """Pixels in figures for a class room, where nothing may be smaller than 20."""
 HISTORY = 50
@@ -79,9 +80,25 @@ def _plainly(text: str) -> str:
     return text
 
 
-def _whole(allowed: Callable[[int], bool]) -> Callable[[str], int]:
+def _told(allowed: str) -> Callable[[Callable[[str], Any]], Callable[[str], Any]]:
+    """A reader whose error says what is allowed; none of Python's own does."""
+
+    def decorate(read: Callable[[str], Any]) -> Callable[[str], Any]:
+        def told(text: str) -> Any:
+            try:
+                return read(text)
+            except (ValueError, InputError):
+                raise ValueError(allowed) from None
+
+        return told
+
+    return decorate
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    @_told(f"a whole number from {least:,} to {most:,}")
     def read(text: str) -> int:
-        if not allowed(found := int(_plainly(text))):
+        if not least <= (found := int(_plainly(text))) <= most:
             raise ValueError(text)
         return found
 
@@ -89,6 +106,7 @@ def _whole(allowed: Callable[[int], bool]) -> Callable[[str], int]:
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    @_told(f"{', '.join(allowed[:-1])} or {allowed[-1]}")
     def read(text: str) -> str:
         if text not in allowed:
             raise ValueError(text)
@@ -98,6 +116,7 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
 
 
 def _number(least: float, most: float) -> Callable[[str], float]:
+    @_told(f"a number from {least:g} to {most:g}")
     def read(text: str) -> float:
         if not least <= (found := float(_plainly(text))) <= most:
             raise ValueError(text)
@@ -112,7 +131,7 @@ def _exactly(value: float) -> str:
 
 
 def _flag(text: str) -> bool:
-    return bool(_whole(lambda n: n in (0, 1))(text))
+    return bool(_whole(0, 1)(text))
 
 
 def _write_flag(value: object) -> str:
@@ -123,6 +142,7 @@ NONE = "none"
 """How the address says that the list was emptied, and not just never filled."""
 
 
+@_told("token:ratio, more of them after commas, with a ratio from 1/1000000 to 1000000, as 300:20")
 def _read_edits(text: str) -> tuple[Edit, ...]:
     if text == NONE:
         return ()
@@ -138,6 +158,7 @@ def _write_edits(edits: tuple[Edit, ...]) -> str:
     return ",".join(f"{edit.token_id}:{_exactly(edit.ratio)}" for edit in edits) or NONE
 
 
+@_told(f"model|text|positions, more of them after commas, with {' or '.join(map(str, POSITIONS))} positions")
 def _read_rows(text: str) -> tuple[Compared, ...]:
     if text == NONE:
         return ()
@@ -154,8 +175,9 @@ def _write_rows(rows: tuple[Compared, ...]) -> str:
     return ",".join("|".join(urllib.parse.quote(str(each), safe="/:@") for each in row) for row in rows) or NONE
 
 
+@_told(f"numbers of steps from 1 to {LESSON_STEPS} with commas between them")
 def _read_steps(text: str) -> frozenset[int]:
-    step = _whole(lambda n: 1 <= n <= LESSON_STEPS)
+    step = _whole(1, LESSON_STEPS)
     return frozenset(step(each) for each in text.split(","))
 
 
@@ -167,26 +189,26 @@ def _write_steps(steps: frozenset[int]) -> str:
 _FIELDS: dict[str, tuple[object, Callable[[str], object], Callable[..., str]]] = {
     "model": (None, str, str),
     "corpus": ("sampler", str, str),
-    "positions": (16384, _whole(lambda n: n in POSITIONS), str),
-    "seed": (0, _whole(lambda n: 0 <= n < 2**32), str),
+    "positions": (16384, lambda text: int(_one_of(tuple(map(str, POSITIONS)))(text)), str),
+    "seed": (0, _whole(0, 2**32 - 1), str),
     "edit": (None, lambda text: _read_edits(text)[:MOST_TOKENS], _write_edits),
     "name": ("", lambda text: text[:NAME_LENGTH], str),
     "direction": ("minimum-variance", _one_of(DIRECTION_CHOICES), str),
     "calibrate": (True, _flag, _write_flag),
     "prompt": (DEFAULT_PROMPT, lambda text: text[: rules().most_prompt].replace("\0", ""), str),
     "chat": (False, _flag, _write_flag),
-    "samples": (6, _whole(lambda n: 1 <= n <= rules().most_samples), str),
-    "new-tokens": (40, _whole(lambda n: 1 <= n <= rules().most_new_tokens), str),
-    "noise-seed": (0, _whole(lambda n: 0 <= n < 2**32), str),
+    "samples": (6, lambda text: _whole(1, rules().most_samples)(text), str),
+    "new-tokens": (40, lambda text: _whole(1, rules().most_new_tokens)(text), str),
+    "noise-seed": (0, _whole(0, 2**32 - 1), str),
     "temperature": (1.0, _number(0.01, 10), _exactly),
-    "top-k": (0, _whole(lambda n: 0 <= n <= MOST_TOP_K), str),
+    "top-k": (0, _whole(0, MOST_TOP_K), str),
     "top-p": (1.0, _number(0.01, 1), _exactly),
     "removed": (FIRST_REMOVED, _number(0, 0.99), _exactly),
     "rows": (None, _read_rows, _write_rows),
     "data": ("", lambda text: text[:MOST_PATH], str),
     "series": (FIRST_SERIES, lambda text: text[:MOST_PATH], str),
-    "step": (None, _whole(lambda n: n >= 0), str),
-    "lesson": (1, _whole(lambda n: 1 <= n <= LESSON_STEPS), str),
+    "step": (None, _whole(0, MOST_STEP), str),
+    "lesson": (1, _whole(1, LESSON_STEPS), str),
     "present": (False, _flag, _write_flag),
     "answered": (None, _read_steps, _write_steps),
 }
@@ -244,8 +266,8 @@ def _begin() -> None:
                 st.session_state[key] = read(st.query_params[key])
                 if told := _shortened(key, st.query_params.get_all(key)):
                     st.session_state.setdefault("shortened", {})[key] = told
-            except (ValueError, InputError):
-                st.session_state.setdefault("unread", {})[key] = short(st.query_params[key], 40)
+            except ValueError as error:
+                st.session_state.setdefault("unread", {})[key] = short(st.query_params[key], 40), str(error)
     allowed = rules()
     if allowed.fixed is not None:  # whatever the address says
         model, corpus = allowed.fixed
@@ -277,12 +299,25 @@ def _shortened(key: str, given: list[str]) -> str | None:
         return f"The address gives {key} {len(given):,} times: the last one, {quoted(short(text, 40))}, was taken."
     if key == "prompt" and len(text) > (most := rules().most_prompt):
         return f"The prompt of the address has {len(text):,} characters: the first {most:,}, the most, were taken."
+    if key == "prompt" and "\0" in text:
+        return "The prompt of the address holds NUL characters, which no text has: they were left away."
+    if key == "edit" and (twice := _named_twice(text)) is not None:
+        return f"The address names token {twice} with more than one ratio: the last one was taken."
     if key == "name" and len(text) > NAME_LENGTH:
         return f"The name in the address has {len(text):,} characters: the first {NAME_LENGTH}, the most, were taken."
     if key == "edit" and (named := len(_read_edits(text))) > MOST_TOKENS:
         return f"The address names {named:,} tokens to steer: the first {MOST_TOKENS}, the most at once, were taken."
     if key == "rows" and (named := text.count(",") + 1) > MOST_ROWS:
         return f"The address names {named:,} rows to compare: the first {MOST_ROWS}, the most at once, were taken."
+    return None
+
+
+def _named_twice(edits: str) -> int | None:
+    """The first token that a list of edits names again, with another ratio."""
+    seen: dict[int, float] = {}
+    for number, ratio in (part.split(":") for part in edits.split(",") if edits != NONE):
+        if seen.setdefault(int(number), float(ratio)) != float(ratio):
+            return int(number)
     return None
 
 
@@ -518,8 +553,9 @@ def drop_unknown(known: Container[int]) -> None:
         one = len(unknown) == 1
         st.session_state["edit"] = kept or None
         st.session_state["edit_refused"] = (
-            f"Token{'' if one else 's'} {_some(unknown)} cannot be steered, for this model never gives "
-            f"{'it' if one else 'them'} here: {'it was' if one else 'they were'} left away."
+            f"Token{'' if one else 's'} {_some(unknown)} cannot be steered, for this model does not have "
+            f"{'it, or never gives it' if one else 'them, or never gives them'} here: {'it was' if one else 'they were'} left "
+            "away."
         )
 
 
@@ -610,8 +646,8 @@ def misread(page: str) -> list[str]:
         return []
     fields = st.session_state.get("unread", {})
     found = [
-        f"The address asks for {key} = {quoted(value)}, which cannot be: shown is what stands without it."
-        for key, value in fields.items()
+        f"The address asks for {key} = {quoted(value)}, but it must be {allowed}: shown is what stands without it."
+        for key, (value, allowed) in fields.items()
         if key != "removed"  # its page says which fractions there are
     ]
     found += st.session_state.get("shortened", {}).values()
@@ -622,7 +658,8 @@ def misread(page: str) -> list[str]:
 
 def unread(key: str) -> str | None:
     """What the address said for a field, where it could not be taken over; None where it could."""
-    return st.session_state.get("unread", {}).get(key)
+    value, _ = st.session_state.get("unread", {}).get(key, (None, ""))
+    return value
 
 
 def asked(key: str) -> list[str]:

@@ -402,7 +402,7 @@ def cancelled(job: Job, lane: Lane) -> bool:
         return False
     others = job.wanted_by_others(state.session())
     if others:
-        st.toast(f"{words.plural(others, 'other visitor')} wait for this too, so it goes on.")
+        st.toast(f"{words.plural(others, 'other visitor waits', 'other visitors wait')} for this too, so it goes on.")
         return False
     lane.cancel(job)
     return True

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from core.errors import AnalysisError, InputError, no_panics
 from core.records import SUFFIXES, texts_in
 from core.settings import ASSETS, Progress, no_progress
-from core.words import quoted
+from core.words import quoted, short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from core.settings import Settings
 
+T = TypeVar("T")
 READ_AT_MOST = 64 * 2**20
 """Characters read from a corpus; what lies beyond is left unread, and the corpus says so."""
 MOST_TEXTS = 1_000_000
@@ -37,6 +38,8 @@ MOST_PIECES = 200_000
 AT_ONCE = 2**20
 """Characters that are tokenised in one call."""
 BLOCK_WINDOWS = 4
+TOLD_EVERY = 500
+"""Files or texts after which a reader tells how many there were."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def self_sampled_tokens(name: str) -> int | None:
     return int(text)
 
 
-def read_corpus(name: str, *, local_paths: bool = True, shown: str = "") -> Corpus:
+def read_corpus(name: str, *, local_paths: bool = True, shown: str = "", progress: Progress = no_progress) -> Corpus:
     """Read a corpus by its name.
 
     Args:
@@ -128,7 +131,7 @@ def read_corpus(name: str, *, local_paths: bool = True, shown: str = "") -> Corp
         raise InputError(
             f"The corpus {quoted(name)} is not offered here: this server gives sampler, python-docs and uploads."
         )
-    return _read_path(name, shown or name)
+    return _read_path(name, shown or name, progress)
 
 
 def _corpus(name: str, texts: tuple[str, ...], *, cut: bool, note: str = "") -> Corpus:
@@ -173,24 +176,31 @@ def _only_character(texts: tuple[str, ...]) -> str | None:
     return min(seen, default=None)
 
 
-def _read_path(name: str, shown: str) -> Corpus:
+def _what(error: OSError) -> str:
+    """What failed, and at which file."""
+    told = error.strerror or str(error)
+    return told if error.filename is None else f"{told}: {short(str(error.filename))}"
+
+
+def _read_path(name: str, shown: str, progress: Progress) -> Corpus:
     path, column = _split_column(name)
     if path.is_dir():
         try:
-            entries = list(islice(path.rglob("*"), MOST_TEXTS + 1))
+            entries = list(_told_of(islice(path.rglob("*"), MOST_TEXTS + 1), progress, "Looking through the folder"))
         except RecursionError as error:
             raise InputError(
                 f"The folders in {quoted(shown)} are nested hundreds deep: name a folder of texts."
             ) from error
         except OSError as error:  # something in it left while it was listed, or may not be looked at
             raise InputError(
-                f"The folder {quoted(shown)} cannot be listed ({error.strerror or error}): name a folder of texts."
+                f"The folder {quoted(shown)} cannot be listed as a whole ({_what(error)}): name a folder of texts."
             ) from error
         if len(entries) > MOST_TEXTS:
             raise InputError(
                 f"The folder {quoted(shown)} holds more than {MOST_TEXTS:,} files: name one of texts only."
             )
-        files = sorted(p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file())
+        named = [p for p in entries if p.suffix.lower() in SUFFIXES]
+        files = sorted(p for p in _told_of(named, progress, "Looking through the folder") if p.is_file())
         if not files:
             raise InputError(f"The folder {quoted(shown)} holds no {', '.join(SUFFIXES)} file.")
     elif path.is_file():
@@ -208,7 +218,7 @@ def _read_path(name: str, shown: str) -> Corpus:
         )
     texts: list[str] = []
     left, notes = READ_AT_MOST, []
-    for text in chain.from_iterable(_texts(file, column, path) for file in files):
+    for text in _told_of(chain.from_iterable(_texts(file, column, path) for file in files), progress, "Reading texts"):
         texts.append(text[:left])
         left -= len(text)
         if left <= 0 or len(texts) >= MOST_TEXTS:
@@ -221,6 +231,14 @@ def _read_path(name: str, shown: str) -> Corpus:
     return _corpus(
         shown, tuple(texts), cut=all(f.suffix.lower() in (".txt", ".md") for f in files), note=" ".join(notes)
     )
+
+
+def _told_of(items: Iterable[T], progress: Progress, phrase: str) -> Iterator[T]:
+    """The same items; how many there were is told now and then, which is also where the work can be stopped."""
+    for number, item in enumerate(items):
+        if number % TOLD_EVERY == 0:
+            progress(f"{phrase}: {number:,}" if number else phrase, None)
+        yield item
 
 
 def _texts(file: Path, column: str | None, corpus: Path) -> Iterator[str]:

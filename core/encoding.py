@@ -204,13 +204,14 @@ def encode(
     rows = np.flatnonzero(used)
     if len(rows) <= dim + 1:
         raise AnalysisError(
-            f"The head has {len(rows):,} usable tokens for {dim:,} dimensions: a line through them is not determined."
+            f"The head has {len(rows):,} usable tokens for {dim:,} dimensions, and a line through them is not determined: "
+            "choose a model with more tokens than dimensions."
         )
     offset = np.zeros(vocab) if bias is None else bias.astype(np.float64)
     neg_log_alpha = -np.log(fit.alpha[rows])
     y = neg_log_alpha + offset[rows]
     if not np.isfinite(y).all():
-        raise AnalysisError("The head's bias holds values that are not finite numbers.")
+        raise AnalysisError("The head's bias holds values that are not finite numbers: choose another checkpoint.")
     system = accumulate(embedding, rows, y, seed)
     if system.constant_target:
         raise AnalysisError(

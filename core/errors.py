@@ -38,6 +38,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(told)
 
 
+def asks_for_code(error: Exception) -> bool:
+    """Whether transformers refused a model because it wants Python code of its own to be run."""
+    return "trust_remote_code" in str(error)
+
+
+def reason(error: Exception) -> str:
+    """What a library says is wrong with a model, for the middle of a sentence."""
+    if asks_for_code(error):
+        return "it asks for Python code of its own, which is never run here"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if re.search("validation error", lines[0], re.IGNORECASE):  # then the next line says which
+        text = re.sub(r"^\w+Error: ", "", lines[min(1, len(lines) - 1)])
+    else:
+        text = f"{lines[0]} is not known" if isinstance(error, KeyError) else lines[0]
+    text = re.sub(r"(?<![\w.])(/[\w.@~+-]+){2,}", "its folder", text)  # paths of this machine are no one's business
+    return text.rstrip(".:") if len(text) <= 200 else text[:197] + "..."
+
+
 @contextlib.contextmanager
 def no_panics(name: str) -> Iterator[None]:
     """Inside, a panic of the Rust code of a tokenizer, which is no `Exception`, is an `AnalysisError` about model `name`."""

@@ -108,7 +108,7 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
         )
     prompt = whole_characters(prompt)
     if chat and not tokenizer.chat_template:
-        raise InputError(f"{model.files.name} has no chat template: switch the chat format off.")
+        raise InputError(f"{model.files.name} has no chat template: leave out --chat, or switch the chat format off.")
     text = in_chat(tokenizer, prompt, model.files.name) if chat else prompt
     with no_panics(model.files.name):
         ids = tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]

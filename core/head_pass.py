@@ -109,7 +109,10 @@ class HeadPass:
             parts.append((log_z, log_z - self._logits_of(hidden[block], targets[block]), *top))
         log_z, loss, top_ids, top_logits = (torch.cat(part) for part in zip(*parts, strict=True))
         if not torch.isfinite(log_z).all():
-            raise AnalysisError("The head's logits are not finite numbers: the weights hold NaN or infinite values.")
+            raise AnalysisError(
+                "The head's logits are not finite numbers, for the weights hold NaN or infinite values: choose another "
+                "checkpoint."
+            )
         return HeadSums(sum_p.cpu().double(), log_z.cpu().double(), loss.cpu().double(), top_ids, top_logits)
 
     def _block(

@@ -118,7 +118,10 @@ def accumulate(matrix: np.ndarray, rows: np.ndarray, y: np.ndarray, seed: int) -
             sums = x.sum(0)
             if not np.isfinite(sums).all():
                 bad = int(np.flatnonzero(~np.isfinite(sums))[0])
-                raise AnalysisError(f"The output embedding holds values that are not finite numbers (dimension {bad}).")
+                raise AnalysisError(
+                    f"The output embedding holds values that are not finite numbers (dimension {bad}): choose another "
+                    "checkpoint."
+                )
             sum_x[fold] += sums
             upper = blas.dsyrk(1.0, x.T, beta=1.0, c=upper, overwrite_c=1)
             xy[fold] += blas.dgemv(1.0, x.T, targets[place])

@@ -98,7 +98,10 @@ def _jsonl(file: Path, column: str | None) -> Iterator[str]:
             yield value
             continue
         if not isinstance(value, dict):
-            raise InputError(f"Line {number} of {file.name!r} is neither a text nor an object with a text.")
+            raise InputError(
+                f"Line {number} of {file.name!r} is neither a text nor an object with a text: make it one, or take it "
+                "out."
+            )
         if name is None:
             looked_at = [_parsed(file, *each) for each in first]
             name = _json_column(file.name, [each for each in looked_at if isinstance(each, dict)] or [value])
@@ -172,7 +175,8 @@ def _csv(file: Path, column: str | None) -> Iterator[str]:
             ) from error
         except csv.Error as error:
             raise InputError(
-                f"The file {file.name!r} is no CSV that can be read (near line {rows.line_num:,}: {first_line(error)})."
+                f"The file {file.name!r} is no CSV that can be read (near line {rows.line_num:,}: {first_line(error)}): "
+                "write it anew."
             ) from error
 
 
@@ -188,7 +192,9 @@ def _lines(text: TextIO, file: Path) -> Iterator[str]:
 def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
     header = next((row for row in rows if row), None)
     if header is None:
-        raise InputError(f"The file {file.name!r} is no CSV that can be read: it is empty.")
+        raise InputError(
+            f"The file {file.name!r} is no CSV that can be read, for it is empty: give a file with a header and texts."
+        )
     if len(header) == 1 and column is None and (other := next((c for c in ";\t|" if c in header[0]), None)):
         raise InputError(
             f"{file.name!r} has one column, {header[0][:60]!r}: separate its fields by commas, not by {other!r}."
@@ -257,7 +263,9 @@ def _parquet(file: Path, column: str | None) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"The file {file.name!r} holds texts that are not UTF-8: write it anew.") from error
     except (pa.ArrowException, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise InputError(f"The file {file.name!r} is no Parquet file that can be read: {first_line(error)}.") from error
+        raise InputError(
+            f"The file {file.name!r} is no Parquet file that can be read ({first_line(error)}): write it anew."
+        ) from error
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -275,8 +283,8 @@ def _refuse_bomb(file: Path, name: str, metadata: Any) -> None:
             packed, unpacked = part.total_compressed_size, part.total_uncompressed_size
             if part.path_in_schema == name and unpacked > max(UNPACKED_FREELY, UNPACKED_TIMES * packed):
                 raise InputError(
-                    f"The column {name!r} of {file.name!r} would unpack to {unpacked / max(packed, 1):,.0f} times its size: "
-                    "such a file is not read."
+                    f"The column {name!r} of {file.name!r} would unpack to {unpacked / max(packed, 1):,.0f} times its size, "
+                    f"and at most {UNPACKED_TIMES} times is read: take the texts that repeat out of it, or save it as .jsonl."
                 )
 
 
@@ -305,7 +313,7 @@ def _text_column(file: str, strings: dict[str, bool]) -> str:
     if not names:
         raise InputError(f"No column of {file!r} holds texts; it has {_listed(strings)}: give a file where one does.")
     raise InputError(
-        f"Which column of {file!r} is the text? Call it text, or write {file}:COLUMN where a file is named; it has "
+        f"Which column of {file!r} is the text? Call it text, or give the file alone, as {file}:COLUMN; it has "
         f"{_listed(strings)}."
     )
 

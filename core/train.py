@@ -83,10 +83,12 @@ class TrainSettings:
         ):
             if not fine:
                 raise InputError(f"{name} is {short(str(value))}, but it must be {allowed}.")
-        if self.heads < 1 or self.dim % self.heads or (self.dim // self.heads) % 8:
+        if self.dim % 8:
+            raise InputError(f"--dim is {self.dim}, but it must be a multiple of 8.")
+        if self.heads not in (fitting := [n for n in range(1, self.dim // 8 + 1) if not self.dim % (8 * n)]):
             raise InputError(
-                f"{short(str(self.heads))} attention heads do not divide --dim {self.dim} into parts of a multiple of 8 "
-                "dimensions."
+                f"--heads is {short(str(self.heads))}, but each head takes a multiple of 8 of the dimensions: with --dim "
+                f"{self.dim} there can be {' or '.join(map(str, fitting))}."
             )
         if self.vocab <= self.dim + 1:
             raise InputError(

@@ -78,4 +78,7 @@ def _render(template: str, prompt: str, tokens: str, seconds: int) -> str:
 
 
 def _refusal(name: str, why: str) -> AnalysisError:
-    return AnalysisError(f"The chat template of {name} cannot be applied ({short(why)}): switch the chat format off.")
+    return AnalysisError(
+        f"The chat template of {name} cannot be applied ({short(why)}): leave out --chat, or switch the chat "
+        "format off."
+    )

@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from core.errors import AnalysisError, HeadscopeError, InputError, no_panics
+from core.errors import AnalysisError, HeadscopeError, InputError, asks_for_code, no_panics, reason
 from core.model.facts import HeadCheck, HeadDescription
 from core.model.files import ModelFiles, resolve
 from core.model.head import Head, find_head, token_rows
@@ -171,7 +171,9 @@ def open_head(
     except HeadscopeError:
         raise
     except Exception as error:  # a model's own code can fail in any way on a plain text
-        raise AnalysisError(f"{files.name} cannot run on a plain text ({_short(error)}).") from error
+        raise AnalysisError(
+            f"{files.name} cannot run on a plain text ({reason(error)}): choose another model."
+        ) from error
     description = HeadDescription(
         architecture=type(module).__name__,
         vocab_size=rows,
@@ -227,7 +229,8 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
             return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise AnalysisError(
-            f"transformers cannot read the configuration of {name} ({_short(error)}): choose a model that it supports."
+            f"transformers cannot read the configuration of {name} ({reason(error)}): use the config.json "
+            "that belongs to its weights, or choose a model that transformers supports."
         ) from error
 
 
@@ -289,14 +292,12 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     except HeadscopeError:
         raise
     except Exception as error:
-        raise AnalysisError(
-            f"The tokenizer of {name} cannot be loaded ({_short(error)}): "
-            + (
-                f"copy its {', '.join(there)} again."
-                if (there := sorted(path.name for path in folder.glob("*.json") if TOKENIZER.match(path.name)))
-                else "save a tokenizer.json beside the model."
-            )
-        ) from error
+        there = sorted(path.name for path in folder.glob("*.json") if TOKENIZER.match(path.name))
+        if asks_for_code(error):
+            remedy = "choose a model whose tokenizer needs none"
+        else:
+            remedy = f"copy its {', '.join(there)} again" if there else "save a tokenizer.json beside the model"
+        raise AnalysisError(f"The tokenizer of {name} cannot be loaded ({reason(error)}): {remedy}.") from error
     merges: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if getattr(merges, "dropout", None):
         merges.dropout = None  # or else no text would be the same tokens twice
@@ -339,7 +340,9 @@ def _module(files: ModelFiles, config: PreTrainedConfig, dtype: str, device: tor
         module, report = loader.from_pretrained(files.folder, config=config, output_loading_info=True, **options)
         module = module.to(device)
     except Exception as error:
-        raise AnalysisError(f"transformers cannot load {files.name} ({_short(error)}).") from error
+        raise AnalysisError(
+            f"transformers cannot load {files.name} ({reason(error)}): choose a model that it supports."
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise AnalysisError(
@@ -373,16 +376,6 @@ def _options(module: PreTrainedModel) -> dict[str, bool]:
     """Arguments of a forward pass that save work, where the model knows them."""
     known = inspect.signature(module.forward).parameters
     return {"use_cache": False} if "use_cache" in known else {}
-
-
-def _short(error: Exception) -> str:
-    """The first line of an error of a library, for the middle of a sentence."""
-    if "trust_remote_code" in str(error):
-        return "it asks for Python code of its own, which is never run here"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    text = re.sub(r"(?<![\w.])(/[\w.@~+-]+){2,}", "its folder", text)  # paths of this machine are no one's business
-    return text.rstrip(".:") if len(text) <= 200 else text[:197] + "..."
 
 
 def doctor(

@@ -88,7 +88,11 @@ def check_head(forward: Forward, layer: nn.Linear, head: Head, scale: float, ids
     if not own.isfinite().all():
         raise AnalysisError(
             f"The logits of {name} on a plain text are not finite numbers: its weights hold NaN or infinite values"
-            + ("." if layer.weight.dtype == torch.float32 else ", or overflow in half precision: try --dtype float32.")
+            + (
+                ": choose another checkpoint."
+                if layer.weight.dtype == torch.float32
+                else ", or overflow in half precision: try --dtype float32."
+            )
         )
     ours = head.logits(seen[0].float().flatten(0, 1) * scale).view_as(own)
     largest = own.abs().max().item()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from core.errors import AnalysisError
+from core.errors import AnalysisError, reason
 from core.model.quiet import quiet_transformers
 from core.model.weights import read_header, weight_files
 
@@ -113,8 +113,8 @@ def _without_numbers(config: PreTrainedConfig, name: str) -> PreTrainedModel:
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
         raise AnalysisError(
-            f"transformers cannot build {name} from its configuration ({type(error).__name__}): choose a model that it "
-            "supports."
+            f"transformers cannot build {name} from its configuration ({reason(error)}): use the config.json that belongs "
+            "to its weights, or choose a model that transformers supports."
         ) from error
 
 

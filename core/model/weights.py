@@ -125,7 +125,10 @@ def shard_names(index: Path, shown: str) -> list[str]:
     table = read_json(index, shown).get("weight_map")
     names = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
     if not names or not all(re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", name) for name in names):
-        raise InputError(f"The {INDEX} of {shown} does not list safetensors files beside it: download it again.")
+        raise InputError(
+            f"The {INDEX} of {shown} does not list safetensors files beside it: download it again, or choose "
+            "another model."
+        )
     return names
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app import cache, jobs, rules
 from app.state import Choice
+from core import corpus
+from core.errors import Cancelled
 
 
 def looked_at(choice: Choice) -> None:
@@ -81,3 +84,43 @@ def test_a_shared_server_looks_at_no_place_on_its_disk(tmp_path: Path, monkeypat
     monkeypatch.setattr(cache, "rules", lambda: rules.Rules("public", None, None, ""))
     monkeypatch.setattr(cache, "_stamp", lambda name: pytest.fail(f"looked at {name}"))
     cache.notice_changes(str(tmp_path), "/etc/passwd")
+
+
+def test_a_folder_is_read_once_and_away_from_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows beforehand how much is in one: until it is read the page shows how far that is, and can cancel it."""
+    (tmp_path / "notes.txt").write_text("Seventeen mills and a river. " * 200)
+    read, go_on = [], threading.Event()
+    real = corpus._read_path
+
+    def slow(name: str, *rest: Any) -> corpus.Corpus:
+        read.append(name)
+        assert go_on.wait(20)
+        return real(name, *rest)
+
+    monkeypatch.setattr(corpus, "_read_path", slow)
+    monkeypatch.setattr(cache, "_encode", lambda choice, progress: cache.open_analysis(choice).corpus.texts)
+    monkeypatch.setattr("app.state.session", lambda: "me")
+    choice = Choice("demo", str(tmp_path), 1024)
+    reading = cache.encoding(choice)
+    assert isinstance(reading, jobs.Job) and reading.title == f"Reading {tmp_path}"
+    assert cache.encoding(choice) is reading
+    go_on.set()
+    assert reading.finished.wait(20)
+    encoding = cache.encoding(choice)
+    assert isinstance(encoding, jobs.Job) and encoding is not reading and encoding.finished.wait(20)
+    assert encoding.result[0].startswith("Seventeen mills") and read == [str(tmp_path)]
+
+
+def test_reading_a_folder_can_be_stopped(tmp_path: Path) -> None:
+    for number in range(3 * corpus.TOLD_EVERY):
+        (tmp_path / f"{number}.txt").write_text("a mill")
+    told = []
+
+    def progress(phrase: str, share: float | None) -> None:
+        told.append(phrase)
+        if phrase == f"Reading texts: {corpus.TOLD_EVERY:,}":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        corpus.read_corpus(str(tmp_path), progress=progress)
+    assert told[0] == "Looking through the folder" and told[-2:] == ["Reading texts", "Reading texts: 500"]

@@ -229,7 +229,7 @@ def test_a_row_for_which_others_wait_is_not_cancelled(monkeypatch: pytest.Monkey
     monkeypatch.setattr(st, "toast", told.append)
     working = inspect.unwrap(compare._working)
     working(job, None)
-    assert not job.stop.is_set() and told == ["1 other visitor wait for this too, so it goes on."]
+    assert not job.stop.is_set() and told == ["1 other visitor waits for this too, so it goes on."]
     job.seen.pop("other")
     working(job, None)
     assert job.stop.is_set() and len(told) == 1

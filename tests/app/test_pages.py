@@ -284,7 +284,7 @@ def test_what_an_address_asks_for_in_vain_is_said_once(visit: Visit, query: dict
     key, value = list(query.items())[-1]
     assert not test.exception and len(test.error) == 1
     said = read(test.error[0])
-    assert f"The address asks for {key} = '{value}', which cannot be" in said
+    assert f"The address asks for {key} = '{value}', but it must be " in said
     fine(test.switch_page("views/steering.py").run())
     fine(test.switch_page("views/encoding.py").run())
 
@@ -306,7 +306,7 @@ def test_a_token_of_an_address_that_the_model_never_gives(visit: Visit, page: st
         time.sleep(0.05)
         test.run()
     assert [read(error) for error in test.error] == [
-        "Token 999999999 cannot be steered, for this model never gives it here: it was left away."
+        "Token 999999999 cannot be steered, for this model does not have it, or never gives it here: it was left away."
     ]
     assert "␣river" in text_of(test) and not test.exception  # the one that a first visitor finds
 
@@ -333,7 +333,7 @@ def test_many_tokens_that_the_model_never_gives_are_named_together(visit: Visit)
 
     start = 999999990
     assert said(start, start + 1).startswith(
-        f"Tokens {start}, {start + 1} cannot be steered, for this model never gives them"
+        f"Tokens {start}, {start + 1} cannot be steered, for this model does not have them, or never gives them"
     )
     assert f"{start + 4} and 2 more cannot" in said(*range(start, start + 7))
 
@@ -515,8 +515,34 @@ def test_an_export_that_is_under_way_is_not_taken_for_another() -> None:
 def test_a_number_of_any_length_is_said_shortly(visit: Visit) -> None:
     test = visit("model", model="smollm2", edit="9" * 4000 + ":2")
     assert [read(error) for error in test.error] == [
-        f"The address asks for edit = '{'9' * 37}...', which cannot be: shown is what stands without it."
+        f"The address asks for edit = '{'9' * 37}...', but it must be token:ratio, more of them after commas, with a ratio "
+        "from 1/1000000 to 1000000, as 300:20: shown is what stands without it."
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "must"),
+    [
+        ("positions", "7", "1024, 4096, 8192, 16384 or 65536"),
+        ("seed", "-1", "a whole number from 0 to 4,294,967,295"),
+        ("temperature", "inf", "a number from 0.01 to 10"),
+        ("chat", "yes", "a whole number from 0 to 1"),
+        ("rows", "demo", "model|text|positions, more of them after commas"),
+    ],
+)
+def test_an_address_that_cannot_be_is_told_what_can(visit: Visit, key: str, value: str, must: str) -> None:
+    (error,) = visit("model", model="smollm2", **{key: value}).error
+    assert read(error).startswith(f"The address asks for {key} = '{value}', but it must be {must}")
+
+
+def test_what_an_address_says_twice_is_told(visit: Visit) -> None:
+    test = visit("model", edit="5:2,7:3,5:4", prompt="a\0b")
+    assert [read(error) for error in test.error] == [
+        "The address names token 5 with more than one ratio: the last one was taken.",
+        "The prompt of the address holds NUL characters, which no text has: they were left away.",
+    ]
+    assert [(edit.token_id, edit.ratio) for edit in test.session_state["edit"]] == [(5, 4), (7, 3)]
+    assert test.session_state["prompt"] == "ab"
 
 
 def test_of_many_fields_that_cannot_be_the_first_are_named(visit: Visit) -> None:

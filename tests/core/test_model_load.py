@@ -503,6 +503,32 @@ def test_no_code_that_comes_with_a_model_is_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists() and str(tmp_path) not in str(caught.value).replace(str(folder), "")
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"num_attention_heads": 7}, r"hidden size \(32\) is not a multiple of the number of attention heads \(7\)"),
+        ({"hidden_size": "x"}, "Field 'hidden_size' expected int, got str"),
+        ({"hidden_act": "nothing"}, "'nothing' is not known"),
+        ({"hidden_size": -4}, "negative dimension -4"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_told_why(tmp_path: Path, change: dict[str, object], why: str) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | change))
+    with pytest.raises(AnalysisError, match=rf"\(.*{why}.*\): use the config\.json that belongs to its weights"):
+        load(folder)
+
+
+def test_a_tokenizer_that_asks_for_code_has_a_remedy_that_helps(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    asks = {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}, "tokenizer_class": "Mine"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(content | asks))
+    with pytest.raises(AnalysisError, match=r"never run here.*: choose a model whose tokenizer needs none"):
+        load(folder)
+
+
 # --- memory, devices, noise ---------------------------------------------------------------------------------------
 
 
