@@ -64,20 +64,37 @@ def _is_there(path: Path) -> bool:
 def scratch_beside(target: Path) -> Iterator[Path]:
     """A folder beside `target` to make it in. It goes afterwards, and with it what killed exports left there."""
     made = [parent for parent in target.parents if not parent.exists()]
-    scratch = None
+    scratch = lock = None
     try:
         with telling_of_the_disk(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             sweep(target.parent)
-            scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=PREFIX))
-        with FileLock(scratch / LOCK), telling_of_the_disk(target):
+            scratch, lock = _own_scratch(target.parent)
             yield scratch
     finally:
-        if scratch is not None:
+        if scratch is not None and lock is not None:
+            lock.release()
             shutil.rmtree(scratch, ignore_errors=True)
         for parent in made:  # empty again if nothing was exported
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+
+def _own_scratch(parent: Path) -> tuple[Path, FileLock]:
+    """A new folder in `parent` and its lock, held; one that another export took for left over meanwhile is made anew."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(dir=parent, prefix=PREFIX))
+        lock = FileLock(scratch / LOCK)
+        try:
+            lock.acquire()
+            if (scratch / LOCK).exists():
+                return scratch, lock
+            lock.release()
+        except FileNotFoundError:
+            continue
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
 
 
 def sweep(folder: Path) -> None:

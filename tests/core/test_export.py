@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from core.analysis import Analysis
 from core.cli.commands import cli
 from core.errors import AnalysisError, Cancelled, InputError
-from core.export import reload, run
-from core.export.place import PREFIX, check_target, sweep
+from core.export import place, reload, run
+from core.export.place import PREFIX, check_target, scratch_beside, sweep
 from core.export.result import Exported
 from core.model import ModelFiles
 from core.model.load import doctor
@@ -608,6 +608,32 @@ def test_leftovers_are_swept_and_running_exports_are_not(tmp_path: Path) -> None
         sweep(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}alive"]
     sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_another_export_swept_before_it_was_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several that begin at once: what one has just made, and not yet locked, looks left over to the others."""
+    taken = []
+
+    class Raced(FileLock):
+        def acquire(self, *arguments: Any, **options: Any) -> Any:
+            folder = Path(self.lock_file).parent
+            taken.append(folder)
+            if len(taken) == 1:  # gone while the lock's file is being made
+                shutil.rmtree(folder)
+                raise FileNotFoundError(2, "No such file or directory", self.lock_file)
+            held = super().acquire(*arguments, **options)
+            if len(taken) == 2:  # gone while its lock was waited for
+                shutil.rmtree(folder)
+            return held
+
+    monkeypatch.setattr(place, "FileLock", Raced)
+    with scratch_beside(tmp_path / "out") as scratch:
+        assert len(set(taken)) == 3 and list(tmp_path.iterdir()) == [scratch] == taken[2:]
+        sweep(tmp_path)
+        assert scratch.is_dir()
     assert not list(tmp_path.iterdir())
 
 
