@@ -74,7 +74,7 @@ def in_a_shell(command: str, cache: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(CHARTS, reverse=True))
 def test_address_and_command_give_it_again(guest: NewPage, tmp_path: Path, name: str) -> None:
     """In a browser that was never here: the same sentence, figures and numbers; in a shell: the numbers of the page's JSON."""
