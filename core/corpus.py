@@ -408,8 +408,8 @@ def _split(
     if len(documents) < 2:
         raise AnalysisError(
             f"The corpus {quoted(name)} is one document of {sum(map(len, documents)):,} tokens and two are needed: give more "
-            f"records or a longer text with line breaks (there it is cut into blocks of {BLOCK_WINDOWS}×context tokens, so a "
-            "smaller --context makes more)."
+            "records, or put line breaks into its text (there a .txt or .md is cut into blocks of "
+            f"{BLOCK_WINDOWS}×context tokens, so where it has some a smaller --context helps)."
         )
     parts: tuple[list[int], list[int]] = ([], [])
     tokens = [0.0, 0.0]
