@@ -138,12 +138,13 @@ def _reading(corpus: str) -> Job | None:
     place = None if rules().shared else local_path(corpus)
     if place is None or not place.is_dir() or _at_hand(corpus) is not None:
         return None
-    return jobs.analyses().submit(
-        ("read", corpus),
-        f"Reading {corpus}",
-        lambda progress: read_corpus(corpus, progress=progress),
-        owner=state.session(),
-    )
+
+    def read(progress: Progress) -> Corpus:
+        found = read_corpus(corpus, progress=progress)
+        progress("Reading texts", 1.0)  # the last moment at which it can be cancelled
+        return found
+
+    return jobs.analyses().submit(("read", corpus), f"Reading {corpus}", read, owner=state.session())
 
 
 @_bounded(4)
@@ -622,8 +623,15 @@ def next_token(
 
 
 @_bounded(256)
-def find_token(choice: Choice, text: str) -> TokenChoice:
+def _find_token(choice: Choice, text: str) -> TokenChoice:
     return _analysis(choice).find_token(text)
+
+
+def find_token(choice: Choice, text: str) -> TokenChoice | Job:
+    """The token that a text means, or, where only the tokenizer can tell, the job that loads the model."""
+    if _analysis(choice).needs_tokenizer(text) and isinstance(ready := loaded(choice), Job):
+        return ready
+    return _find_token(choice, text)
 
 
 @_bounded(6)

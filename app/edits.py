@@ -10,6 +10,7 @@ import numpy as np
 import streamlit as st
 
 from app import cache, state, widgets
+from app.jobs import Job
 from app.state import Choice
 from core.encoding import Encoding
 from core.errors import HeadscopeError
@@ -141,11 +142,17 @@ def _suggest(choice: Choice, encoding: Encoding, typed: str) -> None:
     note = ""
     try:
         exact = cache.find_token(choice, typed)
-        found = {exact.id: exact.token, **found} if typed[0].isspace() or exact.id not in found else found
-        note = exact.note
-        if not note and not typed.startswith((" ", "id:")):
-            spaced = cache.find_token(choice, " " + typed)
-            note = spaced.note
+        if isinstance(exact, Job):
+            widgets.waiting(exact)
+        else:
+            found = {exact.id: exact.token, **found} if typed[0].isspace() or exact.id not in found else found
+            note = exact.note
+            if not note and not typed.startswith((" ", "id:")):
+                spaced = cache.find_token(choice, " " + typed)
+                if isinstance(spaced, Job):
+                    widgets.waiting(spaced)
+                else:
+                    note = spaced.note
     except HeadscopeError as error:
         if not found:
             widgets.problem(error)

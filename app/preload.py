@@ -77,9 +77,12 @@ def _tables() -> _Import:
 def _torch() -> _Import:
     def load() -> None:
         tables()
-        import core.generate
-        import core.model.load
-        import core.observe  # noqa: F401
+        from core.model.quiet import importing
+
+        with importing:
+            import core.generate
+            import core.model.load
+            import core.observe  # noqa: F401
 
         gc.freeze()  # what is loaded stays: looking through it for garbage stops everybody for a fifth of a second
 
@@ -97,9 +100,19 @@ def pages() -> Any:
 def tables() -> None:
     """Return when pandas is ready to be used."""
     _drawn()
+    _wait_for(_tables)
+
+
+def _wait_for(begin: Any) -> None:
+    """Return when what a cached function imports is there; where it failed, whoever asks next begins it anew."""
     with _once:
-        importing = _tables()
-    importing.wait()
+        under_way = begin()
+    try:
+        under_way.wait()
+    except BaseException:
+        with _once:
+            begin.cache_clear()
+        raise
 
 
 @contextlib.contextmanager
@@ -155,5 +168,4 @@ def start() -> None:
 def wait() -> None:
     """Return when torch and transformers are ready to be used."""
     _drawn()
-    start()
-    _torch().wait()
+    _wait_for(_torch)

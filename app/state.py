@@ -130,6 +130,7 @@ def _exactly(value: float) -> str:
     return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
 
 
+@_told("0 or 1")
 def _flag(text: str) -> bool:
     return bool(_whole(0, 1)(text))
 

@@ -412,7 +412,7 @@ def _ended(job: Job, lane: Lane) -> None:
     if job.state == "failed":
         problem(job.error)
     else:
-        st.info("Cancelled. What was finished so far is kept; starting again goes on from there.")
+        st.info("Cancelled. What was finished of the analysis is kept; starting again goes on from there.")
     if st.button("Try again" if job.state == "failed" else "Start again", key="job-again"):
         lane.forget(job.key)
         st.rerun()

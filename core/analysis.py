@@ -270,6 +270,11 @@ class Analysis:
 
     # --- steer -----------------------------------------------------------------------------------------------------
 
+    def needs_tokenizer(self, text: str) -> bool:
+        """Whether `find_token` has to load the model: the text is neither a number nor a token as it stands."""
+        text = whole_characters(text)
+        return bool(text) and not text.startswith("id:") and text not in self._places
+
     def find_token(self, text: str) -> TokenChoice:
         """The token a user means by ` Paris` or `id:123`; a word of several tokens is steered by its first.
 

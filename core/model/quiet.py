@@ -1,4 +1,4 @@
-"""Keeping the libraries' own progress bars and notices off the terminal while a model is prepared.
+"""Keeping the libraries' own progress bars and notices off the terminal while a model is prepared, and their parts whole.
 
 The switches are global to the process. The first thread that comes in turns them, the last that leaves turns them
 back, so that a long download in one thread does not hold up another.
@@ -10,6 +10,9 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+
+importing = threading.RLock()
+"""Held while transformers is imported where another thread may do so too: both have been left with half of it."""
 
 
 class _Switch:

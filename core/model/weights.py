@@ -19,6 +19,7 @@ from math import prod
 from pathlib import Path
 
 from core.errors import AnalysisError, InputError
+from core.model.quiet import importing
 from core.settings import Progress, no_progress, tell_bytes
 
 SINGLE = "model.safetensors"
@@ -78,7 +79,8 @@ def check_config(path: Path, shown: str) -> None:
 
 
 def _is_native(model_type: str) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    with importing:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return model_type in CONFIG_MAPPING_NAMES
 

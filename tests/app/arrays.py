@@ -104,6 +104,9 @@ class ArrayAnalysis(Analysis):
         )
         return SimpleNamespace(head=head, tokenizer=SimpleNamespace(chat_template="{{ a template }}"))
 
+    def needs_tokenizer(self, text: str) -> bool:
+        return False
+
     def find_token(self, text: str) -> TokenChoice:
         if text in TOKENS or text.startswith("id:"):
             return super().find_token(text)

@@ -13,6 +13,7 @@ from app import cache, jobs, rules
 from app.state import Choice
 from core import corpus
 from core.errors import Cancelled
+from tests.app.arrays import ArrayAnalysis
 
 
 def looked_at(choice: Choice) -> None:
@@ -124,3 +125,20 @@ def test_reading_a_folder_can_be_stopped(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         corpus.read_corpus(str(tmp_path), progress=progress)
     assert told[0] == "Looking through the folder" and told[-2:] == ["Reading texts", "Reading texts: 500"]
+
+
+def test_the_model_is_loaded_by_a_job_where_only_its_tokenizer_knows_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that loads it by itself stands still, and imports transformers while another thread does."""
+
+    class Unknown(ArrayAnalysis):
+        def needs_tokenizer(self, text: str) -> bool:
+            return text != " river"
+
+    analysis = Unknown()
+    monkeypatch.setattr(cache, "open_analysis", lambda choice: analysis)
+    monkeypatch.setattr("app.state.session", lambda: "me")
+    choice = Choice("demo", "sampler", 1024)
+    assert cache.find_token(choice, " river").note == ""  # type: ignore[union-attr]
+    loading = cache.find_token(choice, " rivers")
+    assert isinstance(loading, jobs.Job) and loading.title == "Loading demo" and loading.finished.wait(20)
+    assert "is 2 tokens" in cache.find_token(choice, " rivers").note  # type: ignore[union-attr]

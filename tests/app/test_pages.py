@@ -526,7 +526,7 @@ def test_a_number_of_any_length_is_said_shortly(visit: Visit) -> None:
         ("positions", "7", "1024, 4096, 8192, 16384 or 65536"),
         ("seed", "-1", "a whole number from 0 to 4,294,967,295"),
         ("temperature", "inf", "a number from 0.01 to 10"),
-        ("chat", "yes", "a whole number from 0 to 1"),
+        ("chat", "yes", "0 or 1"),
         ("rows", "demo", "model|text|positions, more of them after commas"),
     ],
 )

@@ -39,6 +39,29 @@ def behind(work):
 sys.meta_path.insert(0, Slow())
 assert "pandas" not in sys.modules
 """
+FAILS_ONCE = """
+class Once:
+    "An import that fails once, as when the disk was busy."
+
+    def __init__(self, name):
+        self.name = name
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            self.name = ""
+            raise ImportError(name)
+
+
+def fails_once(name, ask):
+    sys.meta_path.insert(0, Once(name))
+    try:
+        ask()
+    except ImportError:
+        ask()
+        return
+    raise AssertionError("it did not fail")
+
+"""
 SLOWEST = "needed by the page itself, with torch"
 CASES = {
     "begun before": """
@@ -67,6 +90,12 @@ with preload.drawing():
     SLOWEST: """
 with preload.drawing():
     preload.wait()
+    draw()
+""",
+    "an import that fails": FAILS_ONCE
+    + """
+fails_once("pandas", preload.tables)
+with preload.drawing():
     draw()
 """,
     "a page that fails": """
