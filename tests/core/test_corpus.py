@@ -258,7 +258,8 @@ def test_a_folder_that_changes_while_it_is_listed(tmp_path: Path, monkeypatch: p
         raise FileNotFoundError(2, "No such file or directory", str(tmp_path / "gone"))
 
     monkeypatch.setattr(Path, "rglob", listing)
-    with pytest.raises(InputError, match=r"cannot be listed as a whole .No such file or directory: .*gone"):
+    said = r"cannot be listed as a whole .No such file or directory: .*gone.: name a folder of texts"
+    with pytest.raises(InputError, match=said):
         read_corpus(str(tmp_path))
 
 
