@@ -15,6 +15,7 @@ from app.state import Choice
 from core.encoding import Encoding
 from core.errors import HeadscopeError
 from core.figures import words
+from core.results import TokenChoice
 from core.steering import Edit, Steering
 
 UP = (1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
@@ -141,18 +142,13 @@ def _suggest(choice: Choice, encoding: Encoding, typed: str) -> None:
     found = candidates(encoding, typed)
     note = ""
     try:
-        exact = cache.find_token(choice, typed)
-        if isinstance(exact, Job):
-            widgets.waiting(exact)
-        else:
+        exact = _token(choice, typed)
+        if exact is not None:
             found = {exact.id: exact.token, **found} if typed[0].isspace() or exact.id not in found else found
             note = exact.note
             if not note and not typed.startswith((" ", "id:")):
-                spaced = cache.find_token(choice, " " + typed)
-                if isinstance(spaced, Job):
-                    widgets.waiting(spaced)
-                else:
-                    note = spaced.note
+                spaced = _token(choice, " " + typed)
+                note = "" if spaced is None else spaced.note
     except HeadscopeError as error:
         if not found:
             widgets.problem(error)
@@ -169,6 +165,15 @@ def _suggest(choice: Choice, encoding: Encoding, typed: str) -> None:
                 args=(token_id, encoding),
                 help=f"id {token_id}",
             )
+
+
+def _token(choice: Choice, typed: str) -> TokenChoice | None:
+    """The token of a text; None while it is looked for, which the page says."""
+    found = cache.find_token(choice, typed)
+    if isinstance(found, Job):
+        widgets.waiting(found)
+        return None
+    return found
 
 
 def refusal() -> None:

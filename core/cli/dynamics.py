@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def dynamics(
                 raise InputError("--keep keeps one training run: give its folder alone.")
             check_own_text(run, options["corpus"])
         check_kept(Path(keep))
+        if run is not None and Path(os.path.realpath(keep)).is_relative_to(os.path.realpath(run)):
+            raise InputError("--keep lies in the folder of the run that it keeps: give a folder outside it.")
     if training:
         from core.corpus import read_corpus
 

@@ -203,6 +203,8 @@ def test_places_where_no_run_can_be_kept(trained: tuple[Path, Dynamics], tmp_pat
         refused = refusal(str(trained[0]), "--keep", str(tmp_path / name))
         assert "cannot be written" in refused or "not UTF-8" in refused
     assert "no training run" in refusal("demo", "--keep", str(tmp_path / "new"))
+    for inside in (trained[0], trained[0] / "kept"):
+        assert "outside it" in refusal(str(trained[0]), "--keep", str(inside))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -277,8 +277,7 @@ def test_any_address(field: str, text: str) -> None:
     try:
         value = read(text)
     except ValueError as error:  # says what is allowed, and the page says that
-        assert str(error)
-        survived()
+        refused(f"The address may say {error}.")
     else:
         assert read(write(value)) == value
         assert not isinstance(value, float) or math.isfinite(value)
