@@ -63,6 +63,7 @@ def test_axe_finds_nothing_serious(guest: NewPage, scheme: Literal["light", "dar
     assert found == {title: [] for title in SHOWN}
 
 
+@pytest.mark.thorough
 def test_axe_finds_nothing_serious_where_a_class_joins(browser: Browser, tmp_path: Path) -> None:
     class_room = ("--classroom", "--model", "demo", "--host", "localhost")
     with running_app(tmp_path / "cache", tmp_path / "server.log", *class_room) as server:

@@ -106,6 +106,7 @@ def test_every_page_stands(new_page: NewPage, first_visit: str, name: str, width
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width, "the page is wider than the screen"
 
 
+@pytest.mark.thorough
 def test_fields_that_come_late_show_what_is_analysed(guest: NewPage) -> None:
     """A slow browser has no field yet when the page is drawn for the second time, because the analysis is finished."""
     page = guest()

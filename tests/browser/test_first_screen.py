@@ -96,7 +96,7 @@ def without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "without"))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", ["", "encoding", "steering", "samples", "pruning", "dynamics", "learn"])
 def test_a_page_is_filled_without_torch_and_without_a_network(
     browser: Browser, no_network: None, without_torch: None, tmp_path: Path, name: str

@@ -101,6 +101,7 @@ def crossing(curve: dict[float, float], least: float) -> float:
     return x[over - 1] + (x[over] - x[over - 1]) * (y[over - 1] - least) / (y[over - 1] - y[over])
 
 
+@pytest.mark.thorough
 def test_every_view_and_method(guest: NewPage) -> None:
     page = guest()
     visit(page, "/pruning?removed=0.5")
@@ -117,6 +118,7 @@ def test_every_view_and_method(guest: NewPage) -> None:
     until(page, "document.querySelectorAll('.hs-pair').length === 6")
 
 
+@pytest.mark.thorough
 def test_a_fraction_that_is_none(guest: NewPage) -> None:
     """The address is the only place where a fraction can be typed; the slider makes it good."""
     page = guest()
@@ -232,6 +234,7 @@ def test_a_folder_that_cannot_be_made(guest: NewPage, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "there"]
 
 
+@pytest.mark.thorough
 def test_a_disk_that_cannot_be_written_to(guest: NewPage, tmp_path: Path) -> None:
     page = at_export(guest)
     with read_only(tmp_path / "closed") as folder:
