@@ -32,6 +32,8 @@ SHARED_PROMPT = 500
 SHARED_POSITIONS = 16384
 SHARED_SELF_TOKENS = 20_000
 ADVICE_TO_THE_HOST = re.compile(r": [^:]*(--[a-z]+|HEADSCOPE_CACHE|HF_[A-Z]+)[^:]*$")
+ADVICE_TO_TYPE = re.compile(r", or give the file alone, as .*:COLUMN(?=; )")
+"""Nobody types the name of a text on a shared server."""
 ADVICE_TO_A_TERMINAL = re.compile(r" \([^()]*--[a-z]+[^()]*\)")
 """An aside about an option that no page has."""
 JOBS_EACH = 2
@@ -157,7 +159,7 @@ class Rules:
             return sentence
         for place, name in _places(self.model, self.corpus, str(default_folder())):
             sentence = sentence.replace(place, name)
-        sentence = sentence.replace(", .parquet", "")  # is read, but not of strangers
+        sentence = ADVICE_TO_TYPE.sub("", sentence.replace(", .parquet", ""))  # is read, but not of strangers
         return ADVICE_TO_THE_HOST.sub(": tell whoever runs this server.", sentence)
 
     def check_own(self, what: str) -> None:

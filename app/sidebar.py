@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -67,11 +68,11 @@ def _model() -> None:
             on_change=state.model_chosen,
         )
         return
-    st.selectbox(
+    widgets.names(
         "Model",
-        list(dict.fromkeys([*rules().models, *([current] if current else [])])),
+        [*rules().models, *([str(current)] if current else [])],
+        typed=True,
         index=None,
-        accept_new_options=True,
         placeholder="Choose or type a model",
         key="model",
         persist_state="session",
@@ -83,14 +84,15 @@ def _model() -> None:
 
 
 def _corpus() -> None:
-    st.selectbox(
+    widgets.names(
         "Text",
-        list(dict.fromkeys([*rules().corpora, str(state.chosen("corpus") or rules().corpora[0])])),
+        [*rules().corpora, str(state.chosen("corpus") or rules().corpora[0])],
+        typed=not rules().shared,
+        title=uploads.title,
         index=None,
-        format_func=uploads.title,
-        accept_new_options=not rules().shared,
         key="corpus",
         persist_state="session",
+        on_change=_column_of_an_upload,
         help="The text over which probabilities are averaged. `sampler`: original prose that comes with Headscope. "
         "`python-docs`: Python's help topics." + ("" if rules().shared else f" {MORE_TEXTS}"),
     )
@@ -117,6 +119,14 @@ def _corpus() -> None:
         st.button("Use this text", key="use-pasted", on_click=_take_pasted)
         if refused := state.chosen("upload_refused"):
             widgets.problem(str(refused))
+
+
+def _column_of_an_upload() -> None:
+    """Callback of the field: `file.csv:column` is a column of the upload that was shown, which is known by its name alone."""
+    shown = Path(str(state.chosen("last-corpus")))
+    file, _, column = str(state.chosen("corpus") or "").strip().partition(":")
+    if column and file == shown.name.partition(":")[0] and uploads.is_kept(str(shown)):
+        state.choose(corpus=f"{shown.with_name(file)}:{column}")
 
 
 def _most_megabytes() -> int:

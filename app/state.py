@@ -677,5 +677,7 @@ def keep_fraction(fractions: tuple[float, ...]) -> float:
     """Put the slider where the address says, at the nearest fraction that is measured; returns it."""
     wanted = float(st.session_state.get("removed", FIRST_REMOVED))
     found = min(fractions, key=lambda fraction: abs(fraction - wanted))
+    if found != wanted:
+        st.session_state.setdefault("unread", {})["removed"] = f"{100 * wanted:g} %", ""
     st.session_state["removed"] = st.session_state["removed-slider"] = found
     return found

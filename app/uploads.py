@@ -10,6 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
+from core import disk
 from core.errors import InputError
 from core.model.weights import write_atomically
 from core.store import Store
@@ -60,7 +61,7 @@ def _safe(name: str) -> str:
 def not_kept(what: str, error: OSError) -> InputError:
     """What is said when the disk is full or read-only."""
     return InputError(
-        f"The {what} cannot be kept in Headscope's cache ({error.strerror or 'the disk fails'}): make room there, or start "
+        f"The {what} cannot be kept in Headscope's cache ({disk.why(error)}): {disk.room(error, 'make room there, or ')}start "
         "with --cache FOLDER."
     )
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+END = "\N{NO-BREAK SPACE}"
+"""Behind each name of a menu into which others are typed. Streamlit 1.67 reads a text that begins with the name shown as
+that name with something put in, and leaves only that: of `demo/step-8`, typed over `demo`, `/step-8`. This nobody types."""
+
 STYLE = """
 .stMainBlockContainer {max-width: 1200px; padding-top: 3.2rem; padding-bottom: 4rem;}
 .hs-sentence {font-size: 1.3rem; line-height: 1.5; margin: 0 0 .4rem 0; max-width: 60rem; overflow-wrap: anywhere;}
@@ -142,6 +146,18 @@ def tell_left_out(key: str) -> None:
     """A line under a field whose value the address cannot carry."""
     if told := state.left_out(key):
         note(html.escape(told))
+
+
+def names(label: str, known: Iterable[str], *, typed: bool, title: Callable[[str], str] = str, **options: Any) -> None:
+    """A menu of names, into which others can be `typed`."""
+    end = END if typed else ""
+    st.selectbox(
+        label,
+        list(dict.fromkeys(known)),
+        format_func=lambda name: title(name) + end,
+        accept_new_options=typed,
+        **options,
+    )
 
 
 def facts(items: Iterable[tuple[str, str]]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
+from core import disk
 from core.corpus import count_tokens, read_corpus, tokenise
 from core.dynamics import Builder, Dynamics, Missing
 from core.errors import AnalysisError, InputError
@@ -98,7 +99,8 @@ def _written(folder: Path) -> Iterator[Path]:
             yield Path(writing)
     except OSError as error:
         raise InputError(
-            f"{quoted(str(folder))} cannot be written ({error.strerror or error}): make room there, or choose another folder."
+            f"{quoted(str(folder))} cannot be written ({disk.why(error)}): "
+            f"{disk.room(error, 'make room there, or ')}choose another folder."
         ) from error
     finally:
         for each in made:

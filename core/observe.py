@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from core import disk
 from core.corpus import Chunk, Plan
 from core.errors import AnalysisError
 from core.head_pass import HeadPass
@@ -209,8 +210,12 @@ class _Resumable:
             path = self.folder / f"{name}.safetensors"
             write_result(path, result, place_of(path))
         except OSError as error:
-            why = error.strerror or error
-            log.warning("Finished chunks cannot be kept (%s): if this run is interrupted it starts again.", why)
+            log.warning(
+                "Finished chunks cannot be kept in %s (%s): if this run is interrupted it starts again. Another folder is "
+                "chosen with --cache.",
+                self.folder.parent,
+                disk.why(error),
+            )
             self.folder = None
             return False
         return True

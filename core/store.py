@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import logging
@@ -32,6 +31,7 @@ import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from core import disk
 from core.errors import InputError
 from core.settings import ASSETS
 from core.words import quoted, whole_characters
@@ -51,8 +51,8 @@ LEFTOVER_SECONDS = 14 * 24 * 3600
 AT_WORK_SECONDS = 600
 """A run that has kept nothing new for so long may be one that was left."""
 MOST_LINKS = 40
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""How a system says that a disk, or what a user may have of it, is full."""
+LEAST_ROOM = 2**14
+"""Bytes that must be free where a file is to be written: most are larger than this."""
 _HANDED_OVER = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self|\d+)/fd)/(\d+)")
 _unkept: dict[Path, str] = {}
 """Why the last result could not be kept, by the folder of the store."""
@@ -114,7 +114,7 @@ class Store:
             self._bound()
             _unkept.pop(self.folder, None)
         except OSError as error:
-            why = error.strerror or str(error)
+            why = disk.why(error)
             if _unkept.get(self.folder) != why:  # once is enough
                 log.warning(
                     "Results cannot be kept in %s (%s): they will be computed again. Another folder is chosen with --cache.",
@@ -143,7 +143,7 @@ class Store:
 
     def _sweep_leftovers(self) -> None:
         """Remove half-written files of killed processes and unfinished runs that nobody came back to."""
-        for path in self.results.glob(".writing-*"):
+        for path in (*self.results.glob(".writing-*"), *self.folder.glob("hashes.json.*")):
             if _age(path) > 3600:
                 path.unlink(missing_ok=True)
         for path in (self.folder / "partial").glob("*"):
@@ -182,9 +182,9 @@ def _is_there(path: Path) -> bool:
 
 
 def _age(path: Path) -> float:
-    """Seconds since a path was last written to."""
+    """Seconds since a path was last written to, or until a clock that was wrong says that it will be."""
     try:
-        return time.time() - path.stat().st_mtime
+        return abs(time.time() - path.stat().st_mtime)
     except OSError:
         return 0.0
 
@@ -210,7 +210,7 @@ def write_result(path: Path, result: Any, key: str = "") -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, SafetensorError):  # how safetensors reports a full disk
-            raise OSError(str(error)) from error
+            raise disk.of_the_system(error) from error
         raise
 
 
@@ -272,8 +272,8 @@ def check_place(path: str | Path) -> None:
             return
         if not target.parent.exists():
             raise FileNotFoundError(None, "there is no such folder")
-        with tempfile.TemporaryFile(dir=target.parent):  # whether a file can be made there; it has no name
-            pass
+        with tempfile.TemporaryFile(dir=target.parent) as file:  # whether one can be made and filled; it has no name
+            file.write(bytes(LEAST_ROOM))
 
 
 def handed_over(path: str | Path) -> int | None:
@@ -306,9 +306,8 @@ def _writing(path: str | Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no name of a file"
-        if getattr(error, "errno", None) in FULL:
-            why += " (make room there, or choose another place)"
-        raise InputError(f"{quoted(str(path))} cannot be written: {why}.") from error
+        remedy = f"({disk.room(error, 'make room there, or ')}choose another place)"
+        raise InputError(f"{quoted(str(path))} cannot be written: {why} {remedy}.") from error
 
 
 def read_result(path: Path, result_type: type[T], key: str = "", *, remove: bool = True) -> T | None:
@@ -329,7 +328,7 @@ def read_result(path: Path, result_type: type[T], key: str = "", *, remove: bool
     try:  # the contents are what was written; another version of Headscope may have written other fields
         return typing.cast(T, _unpack(json.loads(metadata["body"]), result_type, arrays))
     except (TypeError, KeyError) as error:
-        _drop(path, f"of another version ({error})", remove)
+        _drop(path, f"of another kind or version ({error})", remove)
         return None
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core import disk
 from core.corpus import Corpus, split_documents, tokenise
 from core.errors import AnalysisError, InputError, is_out_of_memory
 from core.model.fetch import locked
@@ -231,9 +232,10 @@ def _disk(run: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
+        kept = "; what was kept so far is complete" if (run / "run.json").is_file() else ""
         raise AnalysisError(
-            f"The run cannot be kept in {run.name!r} ({getattr(error, 'strerror', None) or error}): free some space or "
-            "choose another folder; what was kept so far is complete."
+            f"The run cannot be kept in {run.name!r} ({disk.why(error)}): {disk.room(error, 'free some space or ')}choose "
+            f"another folder{kept}."
         ) from error
 
 

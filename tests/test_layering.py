@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"errors"},
     {"tokens", "words"},
-    {"settings"},
+    {"settings", "disk"},
     {"show"},
     {"store", "moments", "results", "records"},
     {"quality"},

@@ -142,20 +142,20 @@ def _add(choice: Choice, chosen: tuple[Choice, ...]) -> None:
         widgets.note(f"At most {state.MOST_ROWS} rows: take one away first.")
         return
     own = not rules().shared
-    st.selectbox(
+    widgets.names(
         "Model or revision",
-        list(dict.fromkeys([*rules().models, choice.model])),
+        [*rules().models, choice.model],
+        typed=own,
         index=None,
-        accept_new_options=own,
         placeholder="Choose or type a model",
         key="compare-model",
         help="Also another revision of the same model: `org/name@revision`.",
     )
-    st.selectbox(
+    widgets.names(
         "Text of the row",
-        list(dict.fromkeys([*rules().corpora, choice.corpus])),
-        format_func=uploads.title,
-        accept_new_options=own,
+        [*rules().corpora, choice.corpus],
+        typed=own,
+        title=uploads.title,
         key="compare-corpus",
     )
     st.segmented_control(

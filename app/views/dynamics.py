@@ -51,11 +51,11 @@ def _choose() -> None:
     own = not rules().shared
     with st.container(horizontal=True, vertical_alignment="bottom"):
         current = str(state.chosen("series") or state.FIRST_SERIES)
-        st.selectbox(
+        widgets.names(
             "Checkpoints",
-            list(dict.fromkeys([state.FIRST_SERIES, *(runs.kept() if own else []), current])),
-            format_func=runs.title,
-            accept_new_options=own,
+            [state.FIRST_SERIES, *(runs.kept() if own else []), current],
+            typed=own,
+            title=runs.title,
             key="series",
             help="`demo` comes with Headscope. A folder of checkpoints, named step-N, or revisions on the Hub as "
             "`org/name@step{0,1,512}`: of those only the output heads are read. Type it and press Enter."

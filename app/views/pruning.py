@@ -56,8 +56,9 @@ def _bench(choice: Choice, encoding: Encoding, found: tuple[Pruning, ...]) -> No
     with place:
         if (asked := state.unread("removed")) is not None:
             widgets.problem(
-                f"The address asks for {quoted(short(asked, 40))} of the dimensions to go, but that has to be a number "
-                f"from 0 to 0.99: {100 * removed:.0f} % is shown."
+                f"The address asks for {quoted(short(asked, 40))} of the dimensions to go, but the curves have a point at "
+                f"every {100 * (PRUNED[1] - PRUNED[0]):.0f} % from {100 * PRUNED[0]:.0f} to {100 * PRUNED[-1]:.0f}: "
+                f"{100 * removed:.0f} % is shown."
             )
         widgets.say(sentences.pruning(found, method, removed))
         handout.draw(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from core import disk
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.settings import check_new_folder
 from core.words import size
@@ -129,7 +130,9 @@ def publish(folder: Path, target: Path) -> None:
 def check_room(needed: int, target: Path) -> None:
     """Raises `AnalysisError`, with both figures, if `needed` bytes are not free where `target` is to stand."""
     existing = next(parent for parent in target.parents if parent.exists())
-    free = shutil.disk_usage(existing).free
+    total, _, free = shutil.disk_usage(existing)
+    if not total:
+        raise AnalysisError(f"{existing} lies on no disk: choose another folder to export to.")
     if needed > free:
         raise AnalysisError(
             f"The export needs {size(needed)} of disk and {size(free)} are free in {existing}: free some space, "
@@ -148,8 +151,8 @@ def telling_of_the_disk(target: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise _not_allowed(target.parent, error.strerror or str(error)) from error
         raise AnalysisError(
-            f"The export to {target} broke off ({error.strerror or error}) and nothing of it was left: free some space "
-            "there, or choose another folder."
+            f"The export to {target} broke off ({disk.why(error)}) and nothing of it was left: {disk.room(error)}choose "
+            "another folder."
         ) from error
 
 

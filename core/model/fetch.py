@@ -21,6 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from core import disk
 from core.errors import AnalysisError, InputError
 from core.model.weights import file_sha256
 from core.settings import Progress, no_progress, tell_bytes
@@ -121,8 +122,8 @@ def writing_to(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise AnalysisError(
-            f"The model cannot be kept in {target.parent} ({error.strerror or error}): free some space there, or "
-            "choose another folder with --cache or HEADSCOPE_CACHE."
+            f"The model cannot be kept in {target.parent} ({disk.why(error)}): {disk.room(error)}choose another folder with "
+            "--cache or HEADSCOPE_CACHE."
         ) from error
 
 

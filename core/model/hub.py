@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import disk
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.quiet import quiet_hub
 from core.model.weights import (
@@ -484,7 +485,8 @@ def _explained(error: Exception, shown: str) -> HeadscopeError:
         return AnalysisError(f"The Hub answered {status} when asked for {shown}: {what}.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return AnalysisError(
-            f"{shown} cannot be kept on this disk ({error.strerror}): free some space or point HF_HOME elsewhere."
+            f"{shown} cannot be kept on this disk ({error.strerror}): {disk.room(error, 'free some space or ')}point HF_HOME "
+            "elsewhere."
         )
     cut = "Consistency" in str(error) or type(error).__name__ in ("RemoteProtocolError", "IncompleteRead", "ReadError")
     if cut or isinstance(error, RuntimeError):

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import disk
 from core.errors import AnalysisError, InputError
 from core.moments import Observation
 from core.store import Store, place_of, read_result, write_result
@@ -370,7 +371,10 @@ class _Driver:
             path = _file(progress, index)
             write_result(path, shard, place_of(path))
         except OSError as error:
-            raise AnalysisError(f"Finished shards cannot be kept in {progress.folder.parent} ({error}).") from error
+            raise AnalysisError(
+                f"Finished shards cannot be kept in {progress.folder.parent} ({disk.why(error)}): {disk.room(error)}choose "
+                "another folder with --cache."
+            ) from error
         progress.missing.discard(index)
         self.tell(Event(_name(progress.run, index), "done"))
         if not progress.missing:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import summary
+from core import disk, summary
 from core.encoding import Encoding
 from core.errors import InputError
 from core.settings import local_path
@@ -61,7 +61,9 @@ def write_row(folder: Path, row: Row) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise InputError(f"{quoted(str(folder))} cannot be written: {error.strerror or error}.") from error
+        raise InputError(
+            f"{quoted(str(folder))} cannot be written ({disk.why(error)}): {disk.room(error)}choose another folder."
+        ) from error
 
 
 def read_row(folder: Path, key: str) -> Row | None:

@@ -100,6 +100,29 @@ def test_a_field_lost_while_the_page_is_drawn_keeps_its_choice(
     assert param(fine(test.run()), key) == {"model": "smollm2", "corpus": "python-docs", "seed": "7"}[key]
 
 
+def test_a_column_of_the_text_that_was_uploaded_is_named_by_its_short_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    path = uploads.keep("rows.csv", b"a,b\n1,2\n")
+    for shown, typed, meant in (
+        (path, "rows.csv:a", f"{path}:a"),
+        (f"{path}:a", "rows.csv:b", f"{path}:b"),
+        (path, "other.csv:b", "other.csv:b"),
+        ("sampler", "rows.csv:a", "rows.csv:a"),
+    ):
+        monkeypatch.setattr(state.st, "session_state", {"last-corpus": shown, "corpus": typed})
+        sidebar._column_of_an_upload()
+        assert state.chosen("corpus") == meant
+
+
+def test_a_fraction_that_is_not_measured_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state.st, "session_state", {"removed": 0.99})
+    assert state.keep_fraction(cache.PRUNED) == 0.9 and state.unread("removed") == "99 %"
+    monkeypatch.setattr(state.st, "session_state", {"removed": 0.3})
+    assert state.keep_fraction(cache.PRUNED) == 0.3 and state.unread("removed") is None
+
+
 def test_the_welcome_starts_an_analysis_by_itself(visit: Visit) -> None:
     test = visit("model", ArrayAnalysis(stored=False))
     button(test, "Start with SmolLM2-135M").click().run()

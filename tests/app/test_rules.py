@@ -279,9 +279,13 @@ def test_sentences_to_others_hold_no_place(relative: bool, tmp_path: Path, monke
     monkeypatch.setattr(widgets.st, "error", said.append)
     widgets.problem(AnalysisError(f"{home.resolve() / 'mine' / 'config.json'} and {corpus} are damaged."))
     widgets.problem(uploads.not_kept("text", OSError(28, "No space left on device")))
+    widgets.problem(
+        InputError("Which column is it? Call it text, or give the file alone, as a.csv:COLUMN; it has 'b'.")
+    )
     assert [re.sub(r"\\(.)", r"\1", each) for each in said] == [
         "mine/config.json and novel.txt are damaged.",
         "The text cannot be kept in Headscope's cache (No space left on device): tell whoever runs this server.",
+        "Which column is it? Call it text; it has 'b'.",
     ]
     serve(monkeypatch, Rules())
     own = lane.submit("own", "C", keep)
@@ -293,7 +297,7 @@ def test_strangers_are_not_offered_the_hosts_own_runs(
 ) -> None:
     monkeypatch.setattr(runs, "kept", lambda: [f"train:small:0:{tmp_path}/salary-talks.txt"])
     own = visit("dynamics", model="smollm2")
-    assert "Own run: small, salary-talks.txt, seed 0" in own.selectbox(key="series").options
+    assert "Own run: small, salary-talks.txt, seed 0" in map(str.strip, own.selectbox(key="series").options)
     serve(monkeypatch, Rules("public"))
     test = visit("dynamics", model="smollm2")
     assert not test.exception and list(test.selectbox(key="series").options) == ["demo: the bundled run"]

@@ -120,7 +120,24 @@ def test_fields_that_come_late_show_what_is_analysed(guest: NewPage) -> None:
         route.continue_()
     page.get_by_text("Settings").click()
     for label, value in (("Model", "demo"), ("Text", "python-docs"), ("Seed", "3")):
-        expect(page.get_by_label(label, exact=True)).to_have_value(value)
+        expect(page.get_by_label(label, exact=True)).to_have_value(re.compile(rf"^{value}\s?$"))
+
+
+def test_a_name_may_begin_with_the_one_that_is_shown(guest: NewPage) -> None:
+    page = guest()
+    visit(page, "/method")
+    for label, shown, typed in (("Text", "sampler", "sampler.txt"), ("Model", "demo", "demo-run/x")):
+        field = page.get_by_label(label, exact=True)
+        expect(field).to_have_value(re.compile(rf"^{shown}\s?$"))
+        field.click()
+        field.press("ControlOrMeta+a")
+        page.keyboard.type(typed)
+        expect(field).to_have_value(typed)
+        field.press("Escape")
+    field = page.get_by_label("Text", exact=True)
+    field.fill("sampler.txt")
+    field.press("Enter")
+    page.wait_for_url("**corpus=sampler.txt*")
 
 
 def test_back_leads_to_the_page_before(page: Page, first_visit: str) -> None:

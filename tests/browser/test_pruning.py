@@ -125,11 +125,15 @@ def test_a_fraction_that_is_none(guest: NewPage) -> None:
     visit(page, "/pruning?removed=1.5")
     problem = page.locator(ALERT)
     expect(problem).to_have_text(
-        "The address asks for '1.5' of the dimensions to go, but that has to be a number from 0 to 0.99: 30 % is shown."
+        "The address asks for '1.5' of the dimensions to go, but the curves have a point at every 5 % from 5 to 90: "
+        "30 % is shown."
     )
     assert told(page)[0] == 30
     page.get_by_role("slider", name="Dimensions removed").press("ArrowRight")
     expect(problem).to_have_count(0)
+    visit(page, "/pruning?removed=0.99")
+    expect(problem).to_contain_text("asks for '99 %'")
+    assert told(page)[0] == 90
 
 
 # --- export -----------------------------------------------------------------------------------------------------------

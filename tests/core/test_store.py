@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
+from core import disk
 from core.errors import InputError
 from core.store import Store, check_place, default_folder, handed_over, read_result, write_result, write_text
 from tests.app.arrays import planted
@@ -105,12 +109,14 @@ def test_what_killed_runs_left_is_swept_away(tmp_path: Path) -> None:
     forgotten, waiting = store.partial("a", {"k": 1}), store.partial("a", {"k": 2})
     for folder in (forgotten, waiting):
         folder.mkdir(parents=True)
-    half = store.results / ".writing-x"
-    half.write_bytes(b"half")
-    os.utime(half, (old, old))
+    half, hashes, ahead = store.results / ".writing-x", tmp_path / "hashes.json.abcd", store.results / ".writing-y"
+    for path, written in ((half, old), (hashes, old), (ahead, 2 * time.time())):
+        path.write_bytes(b"half")
+        os.utime(path, (written, written))
     os.utime(forgotten, (old, old))
     store.put("thing", {"k": 2}, example())
-    assert not half.exists() and not forgotten.exists() and waiting.exists()
+    assert not half.exists() and not hashes.exists() and not ahead.exists()
+    assert not forgotten.exists() and waiting.exists()
     assert store.get("thing", {}, Outer) is not None
 
 
@@ -228,6 +234,36 @@ def test_a_disk_that_keeps_nothing_is_told_once(tmp_path: Path, caplog: pytest.L
     for seed in (1, 2):
         store.put("encoding", {"seed": seed}, planted()[2])
     assert [each.getMessage() for each in caplog.records] == [
-        f"Results cannot be kept in {tmp_path / 'file' / 'results'} (Not a directory): they will be computed again. "
-        "Another folder is chosen with --cache."
+        f"Results cannot be kept in {tmp_path / 'file' / 'results'} (a part of its path is no folder): they will be computed "
+        "again. Another folder is chosen with --cache."
     ]
+
+
+def test_what_stands_in_the_way_of_a_result_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    Store(tmp_path / "link").put("thing", {}, example())
+    path = Store(tmp_path)._path("thing", {})
+    (path / "full").mkdir(parents=True)
+    Store(tmp_path).put("thing", {}, example())
+    link, folder = (each.getMessage() for each in caplog.records)
+    assert "('link' is a link to nowhere)" in link and f"({path.name!r} is a folder, where a file belongs)" in folder
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_full_disk_is_told_in_the_words_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    monkeypatch.setattr("core.store.save_file", lambda *_: (_ for _ in ()).throw(SafetensorError(said)))
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device$") as caught:
+        write_result(tmp_path / "x.safetensors", example())
+    assert disk.room(caught.value) and not disk.room(OSError(30, "Read-only file system"))
+
+
+def test_a_place_on_a_full_disk_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.store.tempfile.TemporaryFile", lambda **_: Full())
+    with pytest.raises(InputError, match=r"No space left on device \(make room there, or choose another place\)\.$"):
+        check_place(tmp_path / "x.json")
+    assert not list(tmp_path.iterdir())

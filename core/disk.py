@@ -1,0 +1,39 @@
+"""What is said of a disk that takes nothing: why, and whether room would help."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from core.words import quoted
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""How a system says that a disk, or what a user may have of it, is full."""
+
+
+def of_the_system(error: Exception) -> OSError:
+    """The system's own error: safetensors, which reports a full disk in its own words, names its number in them."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+
+
+def why(error: Exception) -> str:
+    """What is wrong with a place, for the middle of a sentence; no more of it than a name, for strangers may read it."""
+    found = of_the_system(error)
+    place = Path(str(found.filename2 or found.filename or ""))
+    if isinstance(found, FileExistsError) and place.name:
+        return f"{quoted(place.name)} is {'a link to nowhere' if place.is_symlink() and not place.exists() else 'no folder'}"
+    if isinstance(found, NotADirectoryError):
+        return "a part of its path is no folder"
+    if isinstance(found, IsADirectoryError) and place.name:
+        return f"{quoted(place.name)} is a folder, where a file belongs"
+    return found.strerror or str(found)
+
+
+def room(error: Exception, asked: str = "free some space there, or ") -> str:
+    """The beginning of a remedy: to make room, where that is what is missing; "" elsewhere."""
+    return asked if of_the_system(error).errno in FULL else ""
