@@ -453,7 +453,9 @@ def test_where_an_option_writes_to_the_output_nothing_else_stands(model: str, ca
         text=True,
         check=False,
     )
-    assert closed.returncode == 2 and closed.stderr.strip().endswith("'/dev/stdout' cannot be written: it is closed (choose another place).")
+    assert closed.returncode == 2 and closed.stderr.strip().endswith(
+        "'/dev/stdout' cannot be written: it is closed (choose another place)."
+    )
 
 
 @pytest.mark.parametrize(
