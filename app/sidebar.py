@@ -10,9 +10,10 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from app import state, uploads, widgets
 from app.environment import SHARED_MEGABYTES
-from app.rules import SHARED_POSITIONS, rules
+from app.rules import rules
 from core.errors import InputError
 from core.figures import words
+from core.words import quoted, short
 
 MORE_TEXTS = (
     "`self:20000`: as many tokens written by the model itself. Or the path of a .txt, .md, .jsonl, .csv or .parquet file, "
@@ -35,10 +36,9 @@ def draw() -> None:
         _model()
         _corpus()
         with st.expander("Settings"):
-            shared = rules().shared
             st.segmented_control(
                 "Positions that fit",
-                [n for n in state.POSITIONS if not shared or n <= SHARED_POSITIONS],
+                state.positions(),
                 format_func=lambda n: f"{n // 1024}k",
                 required=True,
                 key="positions",
@@ -99,9 +99,8 @@ def _corpus() -> None:
     most = _most_megabytes()
     where = "It is kept on the computer that serves this page." if rules().shared else "It stays on this computer."
     with st.popover("Upload a text", width="stretch"):
-        st.file_uploader(
-            "Text file",
-            type=list(uploads.SHARED_KINDS if rules().shared else uploads.KINDS),
+        st.file_uploader(  # of any kind: what Streamlit says of a wrong one does not name it
+            f"Text file (.{', .'.join(_kinds())})",
             key="upload",
             on_change=_take_upload,
             max_upload_size=most,
@@ -129,6 +128,10 @@ def _column_of_an_upload() -> None:
         state.choose(corpus=f"{shown.with_name(file)}:{column}")
 
 
+def _kinds() -> tuple[str, ...]:
+    return uploads.SHARED_KINDS if rules().shared else uploads.KINDS
+
+
 def _most_megabytes() -> int:
     return SHARED_MEGABYTES if rules().shared else uploads.MOST_MEGABYTES
 
@@ -153,8 +156,11 @@ def _take_upload() -> None:
         remedy = "Take a part of it." if rules().shared else "Give its path in the field Text instead."
         state.choose(upload_refused=f"The file has {words.size(len(content))}; at most {most} MB are taken. {remedy}")
         return
-    if rules().shared and kind not in uploads.SHARED_KINDS:
-        state.choose(upload_refused=f"Files .{kind} are not taken here, but .{', .'.join(uploads.SHARED_KINDS)}.")
+    if "." not in file.name or kind not in _kinds():
+        shown = quoted(short(file.name, 40))
+        state.choose(
+            upload_refused=f"The file {shown} is not taken, only .{', .'.join(_kinds())}: save its text as .txt."
+        )
         return
     _use(file.name, content)
 

@@ -11,14 +11,14 @@ import math
 import re
 import urllib.parse
 import uuid
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import streamlit as st
 
-from app.rules import rules
+from app.rules import SHARED_POSITIONS, rules
 from core.errors import InputError
 from core.figures import Look
 from core.settings import Settings
@@ -69,6 +69,11 @@ class Choice:
         return Settings(positions=self.positions, seed=self.seed)
 
 
+def positions() -> list[int]:
+    """The numbers of positions that a visitor may choose from."""
+    return [number for number in POSITIONS if not rules().shared or number <= SHARED_POSITIONS]
+
+
 Compared = tuple[str, str, int]
 """A row of the page Compare: model, text, positions. The seed is the session's."""
 
@@ -105,8 +110,12 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def _listed(allowed: Sequence[object]) -> str:
+    return f"{', '.join(map(str, allowed[:-1]))} or {allowed[-1]}"
+
+
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
-    @_told(f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+    @_told(_listed(allowed))
     def read(text: str) -> str:
         if text not in allowed:
             raise ValueError(text)
@@ -159,7 +168,7 @@ def _write_edits(edits: tuple[Edit, ...]) -> str:
     return ",".join(f"{edit.token_id}:{_exactly(edit.ratio)}" for edit in edits) or NONE
 
 
-@_told(f"model|text|positions, more of them after commas, with {' or '.join(map(str, POSITIONS))} positions")
+@_told(f"model|text|positions, more of them after commas, with {_listed(POSITIONS)} positions")
 def _read_rows(text: str) -> tuple[Compared, ...]:
     if text == NONE:
         return ()
@@ -268,11 +277,14 @@ def _begin() -> None:
                 if told := _shortened(key, st.query_params.get_all(key)):
                     st.session_state.setdefault("shortened", {})[key] = told
             except ValueError as error:
-                st.session_state.setdefault("unread", {})[key] = short(st.query_params[key], 40), str(error)
+                told = str(error).replace(_listed(POSITIONS), _listed(positions()))
+                st.session_state.setdefault("unread", {})[key] = short(st.query_params[key], 40), told
     allowed = rules()
     if allowed.fixed is not None:  # whatever the address says
         model, corpus = allowed.fixed
         st.session_state.update(model=model, corpus=corpus, positions=_positions_of(model), seed=0)
+        for key in OF_THE_CHOICE:
+            st.session_state.get("unread", {}).pop(key, None)
         if any(key in st.query_params for key in OF_THE_CHOICE):
             st.session_state["not_admitted"] = "A class works with what was chosen for it, whatever the address says."
         return

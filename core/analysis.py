@@ -309,9 +309,12 @@ class Analysis:
             place = int(np.searchsorted(encoding.token_ids, int(digits)))
             if place < len(encoding.token_ids) and encoding.token_ids[place] == int(digits):
                 return TokenChoice(int(digits), encoding.tokens[place])
-        raise InputError(
-            f"{quoted(text)} is no token: after id: comes a number from 0 to {int(encoding.token_ids[-1])}."
-        )
+            if int(digits) < encoding.vocab_size:
+                raise InputError(
+                    f"Token {int(digits)} of this model cannot be steered, for it stands for no text or has the probability 0 "
+                    "here: choose another."
+                )
+        raise InputError(f"{quoted(text)} is no token: after id: comes a number from 0 to {encoding.vocab_size - 1}.")
 
     @cached_property
     def _places(self) -> dict[str, int]:

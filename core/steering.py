@@ -213,7 +213,14 @@ def _direction(
         import scipy.linalg  # here and below: the lists of edits on a page do not wait for scipy
 
         ridge = RIDGE * np.trace(covariance) / dim
-        u = scipy.linalg.solve(covariance + max(ridge, np.finfo(float).tiny) * np.eye(dim), mean_hidden, assume_a="pos")
+        ridge = max(ridge, np.finfo(float).tiny)
+        try:
+            u = scipy.linalg.solve(covariance + ridge * np.eye(dim), mean_hidden, assume_a="pos")
+        except np.linalg.LinAlgError as error:
+            raise AnalysisError(
+                "The hidden states of all contexts are the same, so that no direction varies least: take another text, or "
+                "check the model's tokenizer."
+            ) from error
         return u / float(mean_hidden @ u)
     if direction == "random":
         u = np.random.default_rng([seed, 3]).standard_normal(dim)
@@ -525,10 +532,11 @@ class Steerer:
             worst = max(worst, now, key=lambda value: value * np.sign(missing))
             before = step
         reached = np.exp(worst + log_ratio)
+        digits = next((n for n in range(3, 12) if f"{ratio:.{n}g}" != f"{reached:.{n}g}"), 12)
         word = "at most" if missing > 0 else "down to"
         raise InputError(
-            f"{self.names[token]!r} cannot be brought to {ratio:.3g}× along the direction {self.direction!r}, which pushes "
-            f"it up in some contexts and down in others: {word} {reached:.3g}× is reached. "
+            f"{self.names[token]!r} cannot be brought to {ratio:.{digits}g}× along the direction {self.direction!r}, which "
+            f"pushes it up in some contexts and down in others: {word} {reached:.{digits}g}× is reached. "
             + ("Ask for less." if self.direction == "minimum-variance" else "Choose minimum-variance.")
         )
 

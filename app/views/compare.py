@@ -160,7 +160,7 @@ def _add(choice: Choice, chosen: tuple[Choice, ...]) -> None:
     )
     st.segmented_control(
         "Positions of the row",
-        state.POSITIONS,
+        state.positions(),
         format_func=lambda n: f"{n // 1024}k",
         default=choice.positions,
         required=True,

@@ -21,10 +21,14 @@ from core.words import quoted
 @output
 def doctor(model: str, device: str, dtype: str, json_path: str | None, cache: str | None, **_: Any) -> None:
     """What the head of MODEL is, and whether Headscope reproduces it exactly."""
-    from core.model.load import doctor as examine
+    from core.model.names import parse_model
     from core.store import Store
 
+    parse_model(model)  # what is no name is told before torch is loaded
     tell = Telling()
+    tell("Starting torch", None)
+    from core.model.load import doctor as examine
+
     report = examine(model, cache=Store(cache).folder, device=device, dtype=dtype, progress=tell)
     tell.end()
     width = max(map(len, report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +74,20 @@ def prune(
     deliver(summary.prune(found, others, model=model, costs=costs, keep_top1=keep_top1), json_path, "\n".join(lines))
 
 
+def _perplexity(found: Pruning) -> str:
+    told = found.perplexity_full
+    return (
+        short(told)
+        if math.isfinite(told)
+        else "beyond all numbers, for it takes what follows in the text for impossible"
+    )
+
+
 def _title(found: Pruning) -> str:
     other = "" if found.judged_on == found.corpus else f" of {found.judged_on}"
     return (
         f"Fitted on {found.corpus}; KL in nats / share of contexts whose top prediction stays, on {found.positions:,} held-out "
-        f"contexts{other}; perplexity of the full head {short(found.perplexity_full)}."
+        f"contexts{other}; perplexity of the full head {_perplexity(found)}."
     )
 
 

@@ -40,9 +40,12 @@ def in_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, name: str) -> str:
     except Exception as error:  # several templates and none of them the usual one
         raise _refusal(name, str(error)) from error
     try:
-        return _render(template, prompt, json.dumps(tokenizer.special_tokens_map), SECONDS)
+        text = _render(template, prompt, json.dumps(tokenizer.special_tokens_map), SECONDS)
     except _NoText as error:
         raise _refusal(name, str(error)) from error
+    if "".join(prompt.split()) not in "".join(text.split()):
+        raise _refusal(name, "it leaves the prompt out")
+    return text
 
 
 class _NoText(Exception):

@@ -137,8 +137,8 @@ def _refusal(path: Path, error: Exception) -> AnalysisError:
     text = re.sub(r"\S*[/\\]alone[/\\]", "", text)  # where it lay as it was read
     reason = text if 0 < len(text) <= 200 else type(error).__name__
     return AnalysisError(
-        f"transformers cannot unpack {path.name} ({reason}): use a GGUF of an architecture it supports, or a "
-        "safetensors folder of the same model."
+        f"transformers cannot unpack {path.name} ({reason}): copy it again, or use a GGUF of an architecture that "
+        "it supports or a safetensors folder of the same model."
     )
 
 

@@ -153,6 +153,8 @@ def open_head(
     module.generation_config = _first_and_last(module, layer.weight.shape[0])
     install(layer)
     rows, dim = layer.weight.shape
+    if rows < 2:
+        raise AnalysisError(f"{files.name} knows a single token, which is always the next: choose another model.")
     options = _options(module)
 
     def forward(token_ids: Tensor) -> Tensor:
@@ -293,11 +295,15 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         raise
     except Exception as error:
         there = sorted(path.name for path in folder.glob("*.json") if TOKENIZER.match(path.name))
+        why = reason(error)
         if asks_for_code(error):
             remedy = "choose a model whose tokenizer needs none"
+        elif there and not why.startswith("Couldn't instantiate the backend tokenizer"):
+            remedy = f"copy its {', '.join(there)} again"
         else:
-            remedy = f"copy its {', '.join(there)} again" if there else "save a tokenizer.json beside the model"
-        raise AnalysisError(f"The tokenizer of {name} cannot be loaded ({reason(error)}): {remedy}.") from error
+            why = f"there is no tokenizer.json{', only ' + ', '.join(there) if there else ''}"
+            remedy = "save one beside the model"
+        raise AnalysisError(f"The tokenizer of {name} cannot be loaded ({why}): {remedy}.") from error
     merges: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if getattr(merges, "dropout", None):
         merges.dropout = None  # or else no text would be the same tokens twice

@@ -65,7 +65,7 @@ def parse_model(name: str, *, local_paths: bool = True) -> ModelSource:
     if name.lower().endswith(".gguf"):
         return ModelSource(name, "gguf", _gguf(path, shown))
     hub = _HUB.fullmatch(name)
-    if path is not None and (path.is_dir() or not hub):
+    if path is not None and (path.exists() or not hub):
         return ModelSource(name, "folder", _folder(path, shown, forms))
     if not hub or ".." in name or "--" in hub["repo"] or hub["repo"].endswith(".git"):
         raise InputError(f"{shown} is not the name of a model here: give {forms}.")

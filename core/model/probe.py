@@ -26,6 +26,8 @@ from core.model.hook import visiting
 
 TEXT = "The river ran past 17 old mills, and nobody knew why; still, people came."
 RANDOM_TOKENS = 8
+LARGEST = 2.0**20
+"""Of logits: there neighbours in single precision lie an eighth of a nat apart."""
 HALF_PRECISION_SHARE = 0.05
 """Share of the largest logit by which a model's own half-precision logits may lie away from the fp32 ones."""
 
@@ -96,6 +98,11 @@ def check_head(forward: Forward, layer: nn.Linear, head: Head, scale: float, ids
         )
     ours = head.logits(seen[0].float().flatten(0, 1) * scale).view_as(own)
     largest = own.abs().max().item()
+    if largest >= LARGEST:
+        raise AnalysisError(
+            f"The logits of {name} reach {largest:.2g}, where single precision tells no probabilities apart: its weights are "
+            "damaged or of another scale, so choose another checkpoint."
+        )
     tolerance = allowed_error(largest)
     error = deviation = (ours - own).abs().max().item()
     half = layer.weight.dtype != torch.float32

@@ -62,7 +62,9 @@ def check_config(path: Path, shown: str) -> None:
     config = read_json(path, shown)
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise InputError(f"The config.json of {shown} names no model_type: name a model saved by save_pretrained.")
+        raise InputError(
+            f"The config.json of {shown} names no model_type as text: name a model saved by save_pretrained."
+        )
     if "auto_map" in config and not _is_native(model_type):
         raise InputError(
             f"{shown} is of type '{model_type}', which transformers does not know and would run the model's own "
