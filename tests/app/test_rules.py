@@ -9,15 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import segno
 from PIL import Image
+from streamlit.proto.Common_pb2 import FileURLs
+from streamlit.runtime.uploaded_file_manager import UploadedFile, UploadedFileRec
 from streamlit.testing.v1 import AppTest
 
 import core.model.load  # noqa: F401  two tests open a model: imported here, before any test has threads
-from app import cache, environment, runs, state, uploads, widgets
+from app import cache, environment, runs, sidebar, state, uploads, widgets
 from app.jobs import Lane
 from app.rules import Rules
 from app.state import Choice
@@ -290,6 +293,33 @@ def test_sentences_to_others_hold_no_place(relative: bool, tmp_path: Path, monke
     serve(monkeypatch, Rules())
     own = lane.submit("own", "C", keep)
     assert own.finished.wait(30) and "--cache" in own.error and str(tmp_path) in own.error
+
+
+@pytest.mark.parametrize(
+    ("audience", "said"),
+    [
+        ("own", "1024, 4096, 8192, 16384 or 65536"),
+        ("public", "1024, 4096, 8192 or 16384"),
+        ("classroom", None),
+    ],
+)
+def test_what_is_named_as_allowed_is_taken(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, audience: Any, said: str | None
+) -> None:
+    serve(monkeypatch, Rules(audience, "demo", "sampler", "http://192.0.2.7:8501"))
+    unread = visit("method", positions="77").session_state["unread"]
+    assert unread == ({"positions": ("77", said)} if said else {})
+    assert (65536 in state.positions()) == (audience == "own")
+
+
+@pytest.mark.parametrize("name", ["b.parquet", "picture", "x.<b>exe"])
+def test_a_kind_of_file_that_is_not_taken_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    serve(monkeypatch, Rules("public"))
+    file = UploadedFile(UploadedFileRec("1", name, "", b"x"), FileURLs())
+    monkeypatch.setattr(state.st, "session_state", {"upload": file})
+    sidebar._take_upload()
+    said = f"The file {name!r} is not taken, only .txt, .md, .jsonl, .csv: save its text as .txt."
+    assert state.chosen("upload_refused") == said and state.chosen("corpus") == "sampler"
 
 
 def test_strangers_are_not_offered_the_hosts_own_runs(

@@ -636,6 +636,53 @@ def test_a_panic_of_a_tokenizer_is_a_sentence(tmp_path: Path) -> None:
         load_model(resolve(str(folder), cache=tmp_path))
 
 
+def test_what_rust_prints_of_a_panic_is_not_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A regular expression that never comes to an end, in a normalizer."""
+    folder = tiny_model("llama", tmp_path)
+    text = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    text["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(([a-z ])+.)+[A-Z]([a-z ])+$"}, "content": "a"}
+    (folder / "tokenizer.json").write_text(json.dumps(text), "utf-8")
+    capfd.readouterr()
+    with pytest.raises(AnalysisError, match=r"breaks off on a text \(Onig: .*never comes to an end"):
+        load_model(resolve(str(folder), cache=tmp_path))
+    os.write(2, b"heard\n")
+    assert capfd.readouterr().err == "heard\n"
+
+
+def test_a_tokenizer_that_is_not_there(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(
+        AnalysisError, match=r"there is no tokenizer\.json, only tokenizer_config\.json\): save one beside"
+    ):
+        load_model(resolve(str(folder), cache=tmp_path))
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1e30, "where single precision tells no probabilities apart"), (10.0, "")])
+def test_logits_that_are_too_large_for_single_precision(tmp_path: Path, scale: float, said: str) -> None:
+    folder = tiny_model("llama", tmp_path, tie_word_embeddings=False)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] *= scale
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    report = doctor(str(folder), cache=tmp_path)
+    assert report["supported"] is (not said) and said in str(report["reason"] or "")
+
+
+def test_a_token_of_probability_0_is_no_number_out_of_range(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model", tie_word_embeddings=False)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] *= 5000
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    analysis = Analysis(str(folder), "sampler", Settings(positions=256, context=64), Store(tmp_path / "store"))
+    left_out = sorted(set(range(VOCAB)) - set(map(int, analysis.encoding().token_ids)))
+    assert left_out
+    for token in (left_out[0], left_out[-1]):
+        with pytest.raises(InputError, match=f"^Token {token} of this model cannot be steered"):
+            analysis.find_token(f"id:{token}")
+    with pytest.raises(InputError, match=f"from 0 to {analysis.encoding().vocab_size - 1}"):
+        analysis.find_token(f"id:{analysis.encoding().vocab_size}")
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_an_edit_of_a_head_stored_in_any_precision(tmp_path: Path, dtype: str) -> None:
     """Rows are read out of the files where that can be done without torch, else out of the loaded head."""

@@ -211,6 +211,15 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
         parse_model(str(tmp_path / "notes.txt"))
 
 
+def test_a_file_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "name.png").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^'org/name\.png' is a file but not a \.gguf file"):
+        parse_model("org/name.png")
+    assert parse_model("org/name.png", local_paths=False).kind == "hub"
+
+
 def test_the_bundled_model_is_there_without_a_download(tmp_path: Path) -> None:
     files = resolve("demo", cache=tmp_path)
     assert (files.name, files.folder.parent.name) == ("demo", "demo")

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from core.analysis import Analysis
-from core.errors import InputError
-from core.steering import LOGIT_BIAS, Edit, Part, Steering, direction_vector, edited_prompt
+from core.errors import AnalysisError, InputError
+from core.steering import LOGIT_BIAS, Edit, Part, Steering, _direction, direction_vector, edited_prompt
 
 HEADS = {
     "gpt2": "tied",
@@ -278,3 +278,9 @@ def test_extreme_logits_stay_finite() -> None:
         judged = part.judge(np.array([step]))
         assert np.isfinite([*judged.realised, judged.kl, judged.js, judged.others_drift]).all()
         assert 0 <= judged.js <= np.log(2) + 1e-9
+
+
+def test_contexts_that_do_not_differ_have_no_direction_that_varies_least() -> None:
+    flat = -1e-12 * np.eye(4)  # rounding is all that is left of it
+    with pytest.raises(AnalysisError, match="hidden states of all contexts are the same"):
+        _direction("minimum-variance", np.ones(4), np.ones(4), np.ones(4), flat, 0)

@@ -57,6 +57,13 @@ def test_an_ordinary_template_gives_what_it_gives_in_transformers(name: str) -> 
         survived()
 
 
+@pytest.mark.parametrize("template", ["{{ nothing }}", "3", "{{ bos_token }}{{ messages | length }}"])
+def test_a_template_that_leaves_the_prompt_out_is_refused(template: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    assert "leaves the prompt out" in refuse(lambda: chat.in_chat(tokenizer, "Where?", "it"), AnalysisError)
+
+
 ESCAPES = (
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ lipsum.__globals__['os'].popen('touch MARK').read() }}",
