@@ -82,6 +82,10 @@ class Chunk:
         return int((self.targets >= 0).sum())
 
 
+MOST_COPIED = 0.1
+"""Share of the text that judges: where more of it is a copy of what fits, it is said."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """All chunks of a run, in order, and what the split came to."""
@@ -451,6 +455,11 @@ def plan_windows(
     note = ""
     if share < 1:
         note = f"The corpus has text for {int(share * wanted[0]):,} of the {wanted[0]:,} positions asked for."
+    if (copied := _copied(documents, parts)) >= MOST_COPIED:
+        note += (
+            f" Of the text that only judges {100 * copied:.0f} % is, word for word, also in the text that fits, so that it is "
+            "not unseen: give every document once."
+        )
     chunks: list[Chunk] = []
     counts = [0, 0]
     for held_out in (False, True):
@@ -463,7 +472,14 @@ def plan_windows(
         raise AnalysisError(
             f"The corpus {quoted(name)} has only {sum(counts)} positions: a few hundred words are the least."
         )
-    return Plan(tuple(chunks), counts[0], counts[1], len(parts[0]), len(parts[1]), note)
+    return Plan(tuple(chunks), counts[0], counts[1], len(parts[0]), len(parts[1]), note.strip())
+
+
+def _copied(documents: list[np.ndarray], parts: tuple[list[int], list[int]]) -> float:
+    """The share of the tokens that judge which lie in documents of which the fitting part has a copy."""
+    fitted = {hash(documents[i].tobytes()) for i in parts[0]}
+    copies = sum(len(documents[i]) for i in parts[1] if hash(documents[i].tobytes()) in fitted)
+    return copies / max(1, sum(len(documents[i]) for i in parts[1]))
 
 
 Window = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -282,3 +282,10 @@ def test_a_column_that_holds_no_text_is_not_offered_as_one(values: list[object],
         InputError, match=r"^No column of 'a\.parquet' holds texts; it has 'text': give a file where one"
     ):
         read_corpus(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize(("different", "told"), [(40, False), (1, True)])
+def test_copies_of_what_fits_are_not_called_unseen(different: int, told: bool) -> None:
+    documents = [np.arange(64, dtype=np.int32) + number % different for number in range(40)]
+    note = plan_windows(documents, Settings(positions=1000, context=16)).note
+    assert ("100 % is, word for word, also in the text that fits" in note) is told and note == note.strip()
