@@ -249,6 +249,15 @@ def _put_right() -> None:
     for key, (default, _, _) in _FIELDS.items():
         if isinstance(default, str) and not isinstance(st.session_state.get(key, default), str | None):
             st.session_state[key] = default
+    _trim("model")
+    _trim("corpus")
+
+
+def _trim(key: str) -> None:
+    """A name has no blanks around it; where there is nothing else, what was named before stays."""
+    named = st.session_state.get(key)
+    if isinstance(named, str) and named != (bare := named.strip()):
+        st.session_state[key] = bare or st.session_state.get(f"last-{key}")
 
 
 def place() -> str:
@@ -340,6 +349,7 @@ def _positions_of(model: object) -> int:
 
 def model_chosen() -> None:
     """Callback of the field: another model has other tokens, and the demo's results are there for its own positions."""
+    _trim("model")
     if st.session_state["model"] in (None, st.session_state.get("last-model")):
         return
     st.session_state["last-model"] = st.session_state["model"]
@@ -356,8 +366,9 @@ def publish() -> None:
         defaults["corpus"] = None
     for key, (_, _, write) in _FIELDS.items():
         value = st.session_state.get(key, defaults[key])
-        text = "" if value is None or value == defaults[key] or (fixed and key in OF_THE_CHOICE) else write(value)
-        if text and len(text) <= MOST_IN_ADDRESS:
+        told = value is not None and value != defaults[key] and not (fixed and key in OF_THE_CHOICE)
+        text = write(value) if told else ""
+        if (text or (told and key == "prompt")) and len(text) <= MOST_IN_ADDRESS:  # no prompt is one, too
             if st.query_params.get(key) != text:
                 st.query_params[key] = text
         elif key in st.query_params:

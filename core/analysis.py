@@ -585,9 +585,15 @@ class Analysis:
 
     def tokens_of_rank(self, first: int, last: int, count: int) -> list[int]:
         """`count` token ids drawn by the seed from those ranked `first` to `last` by mean probability."""
+        if not 1 <= first < last:
+            raise InputError(
+                f"The ranks are {first} to {last}, but the first must be smaller than the last, and 1 or more."
+            )
         encoding = self.encoding()
-        if not 1 <= first < last or first > len(encoding.token_ids):
-            raise InputError(f"The ranks are {first} to {last}, but they must lie from 1 to {len(encoding.token_ids)}.")
+        if first > len(encoding.token_ids):
+            raise InputError(
+                f"The ranks begin with {first}, but {len(encoding.token_ids)} tokens were fitted: begin with a smaller one."
+            )
         order = encoding.token_ids[np.argsort(-encoding.alpha, kind="stable")][first - 1 : last]
         random = np.random.default_rng([self.settings.seed, 5])
         return sorted(int(i) for i in random.choice(order, size=min(count, len(order)), replace=False))

@@ -407,7 +407,7 @@ def _split(
     if not sum(map(len, documents)):
         raise AnalysisError(
             f"The model's tokenizer makes no more than a token of any text of {quoted(name)}: it is damaged, or the text is in "
-            "a writing that it does not know."
+            "a writing that it does not know, so choose another model or another text."
         )
     if len(documents) < 2:
         raise AnalysisError(

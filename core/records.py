@@ -54,7 +54,9 @@ def texts_in(file: Path, column: str | None, limit: int) -> Iterator[str]:
         for text in found:
             yield whole_characters(text)
     except OSError as error:
-        raise InputError(f"The file {file.name!r} cannot be read: {error.strerror or first_line(error)}.") from error
+        raise InputError(
+            f"The file {file.name!r} cannot be read ({error.strerror or first_line(error)}): copy or write it anew."
+        ) from error
 
 
 def first_line(error: Exception) -> str:

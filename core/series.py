@@ -368,7 +368,10 @@ def keep_series(run: Path, folder: Path, found: Dynamics, store: Store, settings
         raise _of_another_text(read_run(run))
     frequency = read_frequency(run)
     if frequency is None:
-        raise InputError(f"The folder {run.name!r} holds no training run that can be read.")
+        raise InputError(
+            f"The folder {run.name!r} holds no training run that can be read, for its frequency.safetensors is missing or "
+            "damaged: restore that file, or train once more into another folder."
+        )
     work = _Work(run.name, str(read_run(run)["corpus"]), settings, store, False, True, no_progress, None)
     tokens = np.full(len(frequency.counts), "", dtype=object)
     tokens[found.token_ids] = found.tokens

@@ -222,7 +222,10 @@ def read_run(run: Path) -> dict[str, Any]:
             raise ValueError("digest")
         return dict(found)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"The folder {run.name!r} holds no training run that can be read.") from error
+        raise InputError(
+            f"The folder {run.name!r} holds no training run that can be read, for its run.json is missing or damaged: restore "
+            "that file, or name another folder."
+        ) from error
 
 
 @contextmanager

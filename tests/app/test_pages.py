@@ -827,3 +827,15 @@ def test_an_address_alone_trains_no_model(visit: Visit, tmp_path: Path, monkeypa
     assert asked == ["train:small:3:python-docs"]
     refused = visit("dynamics", series="train:small:\u0663:python-docs")
     assert len(refused.error) == 1 and "has no such name" in refused.error[0].value
+
+
+def test_an_empty_prompt_is_one_and_stays_one(visit: Visit) -> None:
+    test = visit("steering", prompt="")
+    assert test.session_state["prompt"] == "" and param(fine(test.run()), "prompt") == ""
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("  ", "smollm2"), (" smollm2\N{NO-BREAK SPACE}", "smollm2")])
+def test_a_name_has_no_blanks_around_it(monkeypatch: pytest.MonkeyPatch, typed: str, meant: str) -> None:
+    monkeypatch.setattr(state.st, "session_state", {"model": typed, "last-model": "smollm2", "positions": 4096})
+    state.model_chosen()
+    assert state.chosen("model") == meant and state.chosen("positions") == 4096
