@@ -86,7 +86,7 @@ def test_the_first_visit_ends_at_a_fit(page: Page, first_visit: str) -> None:
     assert len(scatter["x"]) >= 1000
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("view", ["Fit", "Weights", "Sparsity", "Why", "Map"])
 def test_every_figure_of_the_encoding(page: Page, first_visit: str, view: str) -> None:
     visit(page, f"/encoding?{first_visit}&view={view}")
@@ -140,6 +140,7 @@ def test_a_name_may_begin_with_the_one_that_is_shown(guest: NewPage) -> None:
     page.wait_for_url("**corpus=sampler.txt*")
 
 
+@pytest.mark.thorough
 def test_back_leads_to_the_page_before(page: Page, first_visit: str) -> None:
     """However often a choice changed the address, and with all that was chosen; forward too."""
     visit(page, f"/encoding?{first_visit}")

@@ -152,6 +152,7 @@ def at_export(guest: NewPage, query: str = "") -> Page:
     return page
 
 
+@pytest.mark.thorough
 def test_an_edited_model_leaves_the_house(guest: NewPage, tmp_path: Path) -> None:
     """Pruned by 20 % and one token steered to 5×: stock transformers loads a head of that rank, and the token comes more."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -224,6 +225,7 @@ def refused(page: Page, folder: Path | str, sentence: str) -> None:
     settle(page)
 
 
+@pytest.mark.thorough
 def test_a_folder_that_cannot_be_made(guest: NewPage, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "file").write_text("text")
