@@ -100,7 +100,7 @@ def _corpus() -> None:
     where = "It is kept on the computer that serves this page." if rules().shared else "It stays on this computer."
     with st.popover("Upload a text", width="stretch"):
         st.file_uploader(  # of any kind: what Streamlit says of a wrong one does not name it
-            f"Text file (.{', .'.join(_kinds())})",
+            f"File (.{', .'.join(_kinds())})",
             key="upload",
             on_change=_take_upload,
             max_upload_size=most,

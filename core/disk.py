@@ -26,7 +26,7 @@ def why(error: Exception) -> str:
     found = of_the_system(error)
     place = Path(str(found.filename2 or found.filename or ""))
     if isinstance(found, FileExistsError) and place.name:
-        return f"{quoted(place.name)} is {'a link to nowhere' if place.is_symlink() and not place.exists() else 'no folder'}"
+        return f"{quoted(place.name)} is {'no folder' if os.path.exists(place) else 'a link to nowhere'}"  # noqa: PTH110
     if isinstance(found, NotADirectoryError):
         return "a part of its path is no folder"
     if isinstance(found, IsADirectoryError) and place.name:

@@ -235,7 +235,7 @@ def _disk(run: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
-        kept = "; what was kept so far is complete" if (run / "run.json").is_file() else ""
+        kept = "; what was kept so far is complete" if os.path.isfile(run / "run.json") else ""  # noqa: PTH113 (never raises)
         raise AnalysisError(
             f"The run cannot be kept in {run.name!r} ({disk.why(error)}): {disk.room(error, 'free some space or ')}choose "
             f"another folder{kept}."

@@ -70,7 +70,7 @@ def dynamics(
         if run is not None and Path(os.path.realpath(keep)).is_relative_to(os.path.realpath(run)):
             raise InputError("--keep lies in the folder of the run that it keeps: give a folder outside it.")
     if training:
-        if run is not None and not (run / "run.json").exists():
+        if run is not None and not os.path.exists(run / "run.json"):  # noqa: PTH110 (never raises)
             check_kept(run)
         from core.corpus import read_corpus
 
