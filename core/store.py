@@ -50,6 +50,8 @@ LEFTOVER_SECONDS = 14 * 24 * 3600
 """After this long, what a killed run left is no longer waited for."""
 AT_WORK_SECONDS = 600
 """A run that has kept nothing new for so long may be one that was left."""
+_pipes: list[int] = []
+"""Open until the process ends, or else who reads one would find its end before a result has come."""
 MOST_LINKS = 40
 LEAST_ROOM = 2**14
 """Bytes that must be free where a file is to be written: most are larger than this."""
@@ -269,6 +271,11 @@ def check_place(path: str | Path) -> None:
         if _is_stream(path):
             if not os.access(path, os.W_OK):
                 raise PermissionError(None, "it is read-only")
+            if Path(path).is_fifo():  # opened without a reader it would wait for one, without a word
+                try:
+                    _pipes.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+                except OSError as error:
+                    raise OSError(None, "it is a pipe that nobody reads") from error
             return
         if not target.parent.exists():
             raise FileNotFoundError(None, "there is no such folder")

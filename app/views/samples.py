@@ -119,6 +119,8 @@ def _form(choice: Choice) -> tuple[Writing, bool]:
         chat = cache.has_chat_template(choice) and st.toggle(
             "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
         )
+        if state.chosen("chat") and not cache.has_chat_template(choice):
+            widgets.note("This model has no chat format: the prompt is taken as it is, whatever the address asks for.")
         pressed = st.form_submit_button("Write", type="primary")
     wanted = Writing(
         state.edits(),

@@ -267,3 +267,12 @@ def test_a_place_on_a_full_disk_is_refused_before_the_work(tmp_path: Path, monke
     with pytest.raises(InputError, match=r"No space left on device \(make room there, or choose another place\)\.$"):
         check_place(tmp_path / "x.json")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_that_nobody_reads_is_refused_before_the_work(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="it is a pipe that nobody reads"):
+        check_place(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    check_place(tmp_path / "pipe")
+    os.close(reader)
