@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from core.model import ModelFiles
 
 NewPage = Callable[..., Page]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Beside a test that failed, what its dashboard was doing at that moment."""
+    report = yield
+    if report.failed and report.when == "call":
+        for name, value in item.funcargs.items():
+            if isinstance(value, Server):
+                report.sections.append((f"what the dashboard {name!r} is doing", value.doing()))
+    return report
 
 
 @pytest.fixture(scope="package")

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
+from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 PATIENCE = 60_000
 """Milliseconds until a step of the dashboard counts as stuck; generous, for a busy machine."""
@@ -60,8 +62,18 @@ def visitor(
         yield page
         assert broken(page) == ""
         assert watch.problems == []
+    except BaseException as error:
+        error.add_note(f"What stood on the page: {_text(page)}")
+        raise
     finally:
         context.close()
+
+
+def _text(page: Page) -> str:
+    try:
+        return page.locator("body").inner_text(timeout=5000)[-3000:]
+    except PlaywrightError as error:
+        return f"not known ({error})"
 
 
 def broken(page: Page) -> str:
@@ -72,7 +84,11 @@ def broken(page: Page) -> str:
 
 def settle(page: Page) -> None:
     """Wait until the script has run to its end. Wait for the awaited content first: this alone lags a key press."""
-    page.locator(SETTLED).wait_for(state="attached")
+    try:
+        page.locator(SETTLED).wait_for(state="attached")
+    except PlaywrightTimeout as late:
+        states = page.locator("[data-testid=stApp]").evaluate("app => JSON.stringify(app.dataset)")
+        raise AssertionError(f"the page did not come to rest; it says of itself {states}") from late
     expect(page.locator("[data-testid=stSkeleton]")).to_have_count(0, timeout=PATIENCE)
     assert broken(page) == ""
 

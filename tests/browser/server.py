@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 ROOT = Path(__file__).parent.parent.parent
-COMMAND = (sys.executable, "-c", "from core.cli import main; main()", "app", "--no-browser")
+MAIN = """import faulthandler, signal
+from core.cli import main
+faulthandler.register(signal.SIGUSR1)
+main()"""
+COMMAND = (sys.executable, "-c", MAIN, "app", "--no-browser")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,13 @@ class Server:
         printed = self.log.read_text("utf-8", errors="replace")
         start = printed.find("Traceback (most recent call last)")
         return printed[start : start + 4000] if start >= 0 else ""
+
+    def doing(self) -> str:
+        """Where each of its threads is, and before that the end of what it printed: asked for when a test has failed."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGUSR1)
+            time.sleep(0.5)
+        return self.log.read_text("utf-8", errors="replace")[-20_000:]
 
 
 def free_port() -> int:
