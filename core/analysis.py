@@ -23,7 +23,8 @@ import numpy as np
 
 from core.corpus import Corpus, Plan, plan_windows, read_corpus, self_sampled_tokens, tokenise
 from core.encoding import Encoding, encode, fit_line
-from core.errors import AnalysisError, InputError, no_panics
+from core.errors import AnalysisError, InputError
+from core.foreign import no_panics
 from core.model.facts import HeadFacts
 from core.model.files import ModelFiles, ready, resolve
 from core.moments import Moments, Observation, Reservoir

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from core.errors import AnalysisError, InputError, no_panics
+from core.errors import AnalysisError, InputError
+from core.foreign import no_panics
 from core.records import SUFFIXES, texts_in
 from core.settings import ASSETS, Progress, no_progress
 from core.words import quoted, short

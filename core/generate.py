@@ -30,7 +30,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from core.errors import InputError, no_panics
+from core.errors import InputError
+from core.foreign import no_panics
 from core.model.chat import in_chat
 from core.results import Generated, NextToken, Sampling, TokenCount
 from core.settings import OnTokens, Progress, Texts, no_progress

@@ -13,8 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from core import disk
 from core.errors import InputError
-from core.words import short, whole_characters
+from core.foreign import reason
+from core.words import whole_characters
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,14 +57,8 @@ def texts_in(file: Path, column: str | None, limit: int) -> Iterator[str]:
             yield whole_characters(text)
     except OSError as error:
         raise InputError(
-            f"The file {file.name!r} cannot be read ({error.strerror or first_line(error)}): copy or write it anew."
+            f"The file {file.name!r} cannot be read ({disk.why(error)}): copy or write it anew."
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's error, for the middle of a sentence."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return short(line, 200).rstrip(". ")
 
 
 def _plain(file: Path, limit: int) -> Iterator[str]:
@@ -177,7 +173,7 @@ def _csv(file: Path, column: str | None) -> Iterator[str]:
             ) from error
         except csv.Error as error:
             raise InputError(
-                f"The file {file.name!r} is no CSV that can be read (near line {rows.line_num:,}: {first_line(error)}): "
+                f"The file {file.name!r} is no CSV that can be read (near line {rows.line_num:,}: {reason(error)}): "
                 "write it anew."
             ) from error
 
@@ -266,7 +262,7 @@ def _parquet(file: Path, column: str | None) -> Iterator[str]:
         raise InputError(f"The file {file.name!r} holds texts that are not UTF-8: write it anew.") from error
     except (pa.ArrowException, ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(
-            f"The file {file.name!r} is no Parquet file that can be read ({first_line(error)}): write it anew."
+            f"The file {file.name!r} is no Parquet file that can be read ({reason(error)}): write it anew."
         ) from error
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"errors"},
     {"tokens", "words"},
-    {"settings", "disk"},
+    {"settings", "disk", "foreign"},
     {"show"},
     {"store", "moments", "results", "records"},
     {"quality"},

@@ -20,6 +20,7 @@ from typing import TextIO
 
 import click
 
+from core import disk
 from core.errors import AnalysisError
 from core.words import harmless
 
@@ -84,7 +85,7 @@ def arriving() -> Iterator[None]:
     except OSError as error:
         _give_up(sys.stdout)
         raise AnalysisError(
-            f"The result cannot be written to the output ({error.strerror or error}): make room there, or give --json a file "
+            f"The result cannot be written to the output ({disk.why(error)}): make room there, or give --json a file "
             "elsewhere."
         ) from error
 

@@ -20,7 +20,8 @@ from jaxtyping import Float32, Int
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from core.errors import AnalysisError, HeadscopeError, InputError, asks_for_code, no_panics, reason
+from core.errors import AnalysisError, HeadscopeError, InputError
+from core.foreign import asks_for_code, no_panics, reason
 from core.model.facts import HeadCheck, HeadDescription
 from core.model.files import ModelFiles, resolve
 from core.model.head import Head, find_head, token_rows

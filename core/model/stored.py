@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from core.errors import AnalysisError, reason
+from core.errors import AnalysisError
+from core.foreign import reason
 from core.model.quiet import quiet_transformers
 from core.model.weights import read_header, weight_files
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from core import disk
 from core.errors import AnalysisError, InputError
 from core.model.quiet import importing
 from core.settings import Progress, no_progress, tell_bytes
@@ -93,7 +94,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}): check who may read it.") from error
+        raise InputError(f"{path} cannot be read ({disk.why(error)}): check who may read it.") from error
 
 
 def check_folder(folder: Path, shown: str) -> None:

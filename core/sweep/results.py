@@ -92,7 +92,7 @@ def read_data_set(folder: str | Path) -> tuple[list[Row], list[str]]:
     try:
         files = sorted(path for path in place.iterdir() if path.match("run-*.parquet"))
     except OSError as error:
-        raise InputError(f"The folder {quoted(str(folder))} cannot be read ({error.strerror or error}).") from error
+        raise InputError(f"The folder {quoted(str(folder))} cannot be read ({disk.why(error)}).") from error
     read = {path.name: _read(path) for path in files}
     rows = [row for row in read.values() if row is not None]
     damaged = [name for name, row in read.items() if row is None]
