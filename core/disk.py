@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from core.foreign import reason
 from core.words import quoted
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -31,7 +32,7 @@ def why(error: Exception) -> str:
         return "a part of its path is no folder"
     if isinstance(found, IsADirectoryError) and place.name:
         return f"{quoted(place.name)} is a folder, where a file belongs"
-    return found.strerror or str(found)
+    return found.strerror or reason(found)
 
 
 def room(error: Exception, asked: str = "free some space there, or ") -> str:

@@ -23,7 +23,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"errors"},
     {"tokens", "words"},
-    {"settings", "disk", "foreign"},
+    {"foreign"},
+    {"settings", "disk"},
     {"show"},
     {"store", "moments", "results", "records"},
     {"quality"},
