@@ -114,7 +114,7 @@ def test_fields_that_come_late_show_what_is_analysed(guest: NewPage) -> None:
     page.route(re.compile(r"/(Selectbox|NumberInput)\.[^/]*\.js"), lambda route: late.append(route))
     page.goto("/encoding?model=demo&corpus=python-docs&positions=1024&seed=3")
     page.get_by_role("progressbar").wait_for()
-    page.locator(".js-plotly-plot").wait_for()
+    page.locator(".js-plotly-plot").wait_for(timeout=3 * PATIENCE)
     assert late
     for route in late:
         route.continue_()
