@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app import uploads
+from core import disk
 from core.errors import InputError
-from core.store import Store, write_text
+from core.model.weights import write_atomically
+from core.store import Store
 from core.words import quoted
 
 if TYPE_CHECKING:
@@ -112,12 +114,34 @@ def kept() -> list[str]:
 
 
 def keep(series: str) -> None:
+    """Have a run stand in the list, also after a restart.
+
+    Raises:
+        InputError: its folder cannot be written to.
+    """
     run = parse(series)
-    if run is not None:
-        write_text(run.folder() / MARK, json.dumps({"series": series}))
+    if run is None:
+        return
+    try:
+        write_atomically(run.folder() / MARK, json.dumps({"series": series}).encode())
+    except OSError as error:
+        raise uploads.not_kept("run", error) from error
 
 
 def discard(series: str) -> None:
+    """Remove a run.
+
+    Raises:
+        InputError: its folder cannot be removed, or not as a whole.
+    """
     run = parse(series)
-    if run is not None:
-        shutil.rmtree(run.folder(), ignore_errors=True)
+    if run is None:
+        return
+    try:
+        shutil.rmtree(run.folder())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(
+            f"The run cannot be discarded ({disk.why(error)}): see that Headscope's cache can be written to and try again."
+        ) from error

@@ -148,6 +148,19 @@ def tell_left_out(key: str) -> None:
         note(html.escape(told))
 
 
+def chat_format(choice: Choice) -> bool:
+    """Whether the prompt is to be wrapped in the model's chat template: a switch, where the model has one."""
+    return cache.has_chat_template(choice) and st.toggle(
+        "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
+    )
+
+
+def tell_no_chat_format(choice: Choice) -> None:
+    """A line under a prompt that an address asks to be wrapped, where the model has no template."""
+    if state.chosen("chat") and not cache.has_chat_template(choice):
+        note("This model has no chat format: the prompt is taken as it is, whatever the address asks for.")
+
+
 def names(label: str, known: Iterable[str], *, typed: bool, title: Callable[[str], str] = str, **options: Any) -> None:
     """A menu of names, into which others can be `typed`."""
     end = END if typed else ""

@@ -725,6 +725,21 @@ class Analysis:
         key = self.key(files) | {"prompt": prompt, "edit": edit, "sampling": asdict(sampling), "chat": chat}
         return key | {"pruned": [method, removed]} if removed else key
 
+    def check_prompt(
+        self, prompt: str, *, chat: bool = False, new_tokens: int = 0, progress: Progress = no_progress
+    ) -> None:
+        """Have a prompt refused before an analysis of minutes, for which the model is loaded in any case.
+
+        Does nothing where the encoding is known: the prompt is then refused where it is used, at once too.
+
+        Raises:
+            InputError: see `core.generate.encode_prompt`.
+        """
+        if self.cached_encoding() is None:
+            from core.generate import encode_prompt
+
+            encode_prompt(self.loaded(progress), prompt, chat=chat, new_tokens=new_tokens)
+
     def generate(
         self,
         prompt: str,

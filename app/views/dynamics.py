@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 
 import streamlit as st
 
@@ -125,8 +126,20 @@ def _keep_or_discard(series: str) -> None:
         if series in runs.kept():
             widgets.note("This run is kept: it stands in the list above, also after a restart.")
         else:
-            st.button("Keep this run", key="run-keep", on_click=runs.keep, args=(series,))
-        st.button("Discard this run", key="run-discard", on_click=_discard, args=(series,))
+            st.button("Keep this run", key="run-keep", on_click=_try, args=(runs.keep, series))
+        st.button("Discard this run", key="run-discard", on_click=_try, args=(_discard, series))
+    match state.chosen("run_refused"):
+        case (refused, str(told)) if refused == series:
+            widgets.problem(told)
+
+
+def _try(change: Callable[[str], None], series: str) -> None:
+    """Callback: change a run, and tell on the page if that cannot be."""
+    state.choose(run_refused=None)
+    try:
+        change(series)
+    except HeadscopeError as error:
+        state.choose(run_refused=(series, str(error)))
 
 
 def _discard(series: str) -> None:

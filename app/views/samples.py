@@ -116,12 +116,8 @@ def _form(choice: Choice) -> tuple[Writing, bool]:
             heat = st.number_input("Temperature", 0.01, 10.0, step=0.1, key="temperature", persist_state="session")
             top_k = st.number_input("Top-k (0 keeps all)", 0, state.MOST_TOP_K, key="top-k", persist_state="session")
             top_p = st.number_input("Top-p (1 keeps all)", 0.01, 1.0, step=0.05, key="top-p", persist_state="session")
-        has_template = cache.has_chat_template(choice)
-        chat = has_template and st.toggle(
-            "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
-        )
-        if state.chosen("chat") and not has_template:
-            widgets.note("This model has no chat format: the prompt is taken as it is, whatever the address asks for.")
+        chat = widgets.chat_format(choice)
+        widgets.tell_no_chat_format(choice)
         pressed = st.form_submit_button("Write", type="primary")
     wanted = Writing(
         state.edits(),

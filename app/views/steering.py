@@ -106,10 +106,9 @@ def _prompt(choice: Choice, direction: str, calibrate: bool) -> NextToken | None
         prompt = st.text_input(
             "Prompt", key="prompt", persist_state="session", help="What comes next? Press Enter after a change."
         )
-        chat = cache.has_chat_template(choice) and st.toggle(
-            "Chat format", key="chat", persist_state="session", help="Wrap the prompt in the model's chat template."
-        )
+        chat = widgets.chat_format(choice)
     widgets.tell_left_out("prompt")
+    widgets.tell_no_chat_format(choice)
     try:
         ready = cache.prompt(choice, prompt or "", bool(chat))
         if isinstance(ready, Job):

@@ -84,6 +84,7 @@ def generate(
     analysis, tell = open_analysis(model, options), Telling()
     steering = None
     if tokens:
+        analysis.check_prompt(prompt, chat=chat, new_tokens=new_tokens, progress=tell)
         steering = analysis.steer(edits_of(analysis, tokens, ratios, tell), direction, calibrate, tell)
     edit: dict[str, Any] = {"chat": chat, "method": method, "removed": removed}
     found = analysis.generate(prompt, steering, sampling, **edit, progress=tell)

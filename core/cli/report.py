@@ -68,6 +68,8 @@ def report(
     texts = prompt is not None and samples
     sampling = Sampling(samples, new_tokens, temperature, top_k, top_p, seed) if texts else None
     analysis, tell = open_analysis(model, options), Telling()
+    if prompt is not None:
+        analysis.check_prompt(prompt, chat=chat, new_tokens=new_tokens if texts else 0, progress=tell)
     edits = tuple(edits_of(analysis, tokens, ratios, tell)) if tokens else ()
     wanted = Wanted(edits, direction, calibrate, prompt, chat, sampling)
     command = shlex.join(["headscope", *sys.argv[1:]])

@@ -56,6 +56,8 @@ def steer(
     sweep_ratios = [] if sweep is None else [_positive(ratio) for ratio in numbers(sweep, "--sweep", float)]
     sizes = [] if few_shot is None else numbers(few_shot, "--few-shot", int)
     analysis, tell = open_analysis(model, options), Telling()
+    if prompt is not None:
+        analysis.check_prompt(prompt, chat=chat, progress=tell)
     edits = edits_of(analysis, tokens, ratios, tell)
     found = analysis.steer(edits, direction, calibrate, tell)
     baselines = analysis.baselines(edits, tell)

@@ -90,7 +90,7 @@ def _gguf(path: Path | None, shown: str) -> str:
     if path is None:
         raise InputError(f"{shown} is a file and this server reads none of its own: give {FORMS_SERVED}.")
     if not path.is_file():
-        there = f"{shown} is no file" if path.exists() else f"There is no file {shown}"
+        there = f"{shown} is no ordinary file" if path.exists() else f"There is no file {shown}"
         raise InputError(f"{there}: check the path, or give {FORMS}.")
     return str(path.resolve())
 

@@ -100,17 +100,17 @@ def readable(path: Path) -> Iterator[None]:
 def check_folder(folder: Path, shown: str) -> None:
     """Raises `InputError` if `folder` is not a complete model that can be read."""
     with readable(folder):
-        entries = [entry for entry in folder.iterdir() if not entry.is_dir()]
+        entries = [entry for entry in folder.iterdir() if entry.exists()]
         names = {entry.name for entry in entries if entry.is_file()}
-        sizes = {
-            entry.name: entry.stat().st_size for entry in entries if SIDE_FILES.fullmatch(entry.name) and entry.exists()
-        }
+        sizes = {entry.name: entry.stat().st_size for entry in entries if SIDE_FILES.fullmatch(entry.name)}
+    for name in sorted({entry.name for entry in entries} - names):  # a pipe or a device may never end
+        if name in (SINGLE, INDEX, "config.json") or (name in sizes and not (folder / name).is_dir()):
+            raise InputError(f"The {name} of {shown} is no ordinary file: copy or download it again.")
     check_names(names, shown)
-    for name, size in sizes.items():
-        if name not in names or size > LARGEST_SIDE_FILE:  # a pipe or a device may never end
+    for name in sorted(names & sizes.keys()):
+        if sizes[name] > LARGEST_SIDE_FILE:
             raise InputError(
-                f"The {name} of {shown} is no ordinary file of at most {LARGEST_SIDE_FILE // 2**20} MB: copy or download it "
-                "again."
+                f"The {name} of {shown} is larger than {LARGEST_SIDE_FILE // 2**20} MB: copy or download it again."
             )
     missing = [path.name for path in weight_files(folder, shown) if not path.is_file()]
     if missing:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import cache, jobs, sidebar, state, uploads
+from app import cache, jobs, runs, sidebar, state, uploads
 from app.environment import AUDIENCE_VARIABLE
 from app.lesson import keys
 from app.lesson.steps import STEPS
@@ -25,7 +27,7 @@ from core.kept import bundled
 from core.settings import Progress, no_progress
 from core.steering import Edit
 from core.store import Store
-from tests.app.arrays import RIVER, TOKENS, ArrayAnalysis, planted
+from tests.app.arrays import RIVER, TOKENS, ArrayAnalysis, facts, planted
 from tests.app.conftest import MAIN, read, settled, text_of
 
 Visit = Callable[..., AppTest]
@@ -827,6 +829,48 @@ def test_an_address_alone_trains_no_model(visit: Visit, tmp_path: Path, monkeypa
     assert asked == ["train:small:3:python-docs"]
     refused = visit("dynamics", series="train:small:\u0663:python-docs")
     assert len(refused.error) == 1 and "has no such name" in refused.error[0].value
+
+
+def test_a_run_on_a_disk_that_takes_nothing(visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it can be neither kept nor discarded is told beside the buttons, and nothing is taken for done."""
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setattr("app.cache.dynamics", lambda series: bundled())
+    series = "train:small:3:python-docs"
+    folder = runs.Run("small", 3, "python-docs").folder()
+    folder.mkdir(parents=True)
+    test = fine(visit("dynamics", series=series))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(runs, "write_atomically", refuse)
+        read_only.setattr(runs.shutil, "rmtree", refuse)
+        test.button("run-keep").click().run()
+        assert [read(error) for error in test.error] == [
+            "The run cannot be kept in Headscope's cache (Read-only file system): start with --cache FOLDER."
+        ]
+        test.button("run-discard").click().run()
+        assert [read(error) for error in test.error] == [
+            "The run cannot be discarded (Read-only file system): see that Headscope's cache can be written to and try again."
+        ]
+    assert runs.kept() == [] and param(test, "series") == series
+    assert "This run is kept" in text_of(fine(test.button("run-keep").click().run())) and runs.kept() == [series]
+    fine(test.button("run-discard").click().run())
+    assert runs.kept() == [] and not folder.exists()
+
+
+@pytest.mark.parametrize("page", ["steering", "samples"])
+@pytest.mark.parametrize("template", [True, False])
+def test_an_address_asks_for_a_chat_format(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, page: str, template: bool
+) -> None:
+    monkeypatch.setattr(
+        cache, "head_facts", lambda choice: SimpleNamespace(**vars(facts()) | {"chat_template": template})
+    )
+    test = fine(visit(page, chat="1"))
+    assert ("This model has no chat format: the prompt is taken as it is" in text_of(test)) != template
+    assert [toggle.value for toggle in test.toggle if toggle.label == "Chat format"] == [True] * template
 
 
 def test_an_empty_prompt_is_one_and_stays_one(visit: Visit) -> None:

@@ -490,3 +490,14 @@ def test_what_cannot_be_is_said_before_the_work(
     done = run(*arguments.split())
     assert done.exit_code == 2 and told in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["generate {} --token id:70 --ratio 2", "steer {} --token id:70 --ratio 2", "report {} --out {out}"],
+)
+def test_a_prompt_is_refused_before_the_analysis(model: str, tmp_path: Path, command: str) -> None:
+    words = command.format(model, out=tmp_path / "report.html").split()
+    done = run(*words, *SMALL, "--cache", str(tmp_path / "new"), "--prompt", "we walked", "--chat")
+    assert done.exit_code == 2 and "has no chat template: leave out --chat" in done.stderr
+    assert "Observing" not in done.stderr and not (tmp_path / "new" / "results").exists()

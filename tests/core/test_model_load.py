@@ -410,13 +410,15 @@ def test_classes_without_number_are_refused_before_they_are_named(tmp_path: Path
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "vocab.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
+)
 def test_a_model_beside_a_pipe_or_a_device(name: str, tmp_path: Path) -> None:
     """Neither is waited for, nor read to an end that it does not have."""
     folder = tiny_model("llama", tmp_path / "model")
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(InputError, match=f"The {name} of .* is no ordinary file of at most 256 MB"):
+    with pytest.raises(InputError, match=f"The {name} of .* is no ordinary file: "):
         load(folder)
     (folder / name).unlink()
     (folder / name).symlink_to("/dev/zero")
