@@ -247,12 +247,16 @@ class Lane:
         return sorted(self._queue, key=lambda job: places[job.key])
 
     def seconds_to_wait(self, job: Job) -> float | None:
-        """About how long until it is served, from how long others took; None until that can be told."""
+        """About how long until it is served, from how long others took; None until that can be told, and where the one that
+        is being served takes longer than those did."""
         place = self.place(job)
         with self._change:
             if not place or not self._seconds:
                 return None
-            return place * sum(self._seconds) / len(self._seconds)
+            usual = sum(self._seconds) / len(self._seconds)
+            begun = [each.started for each in self._jobs.values() if each.state == "running"]
+            gone = time.monotonic() - max(begun) if begun else 0.0
+            return place * usual - gone if gone < usual else None
 
     def cancel(self, job: Job) -> None:
         with self._change:

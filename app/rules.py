@@ -17,7 +17,7 @@ from app import uploads
 from app.environment import ADDRESS_VARIABLE, AUDIENCE_VARIABLE, CORPUS_VARIABLE, MODEL_VARIABLE
 from core.errors import InputError
 from core.results import MOST_NEW_TOKENS, MOST_SAMPLES, Sampling
-from core.settings import local_path
+from core.settings import FEWEST_SAMPLED, local_path
 from core.store import default_folder
 from core.words import short
 
@@ -129,7 +129,7 @@ class Rules:
         elif corpus not in self.corpora and not _small_sample(corpus):
             raise InputError(
                 f"This server is open to others, so it reads only {', '.join(self.corpora)}, texts that are uploaded, and "
-                f"self:N up to {SHARED_SELF_TOKENS:,}."
+                f"self:N with N from {FEWEST_SAMPLED:,} to {SHARED_SELF_TOKENS:,}."
             )
         real_model = self.model if self.model and model == self.named_model else model
         return real_model, self.corpus if self.corpus and corpus == self.named_corpus else corpus
@@ -217,5 +217,5 @@ def _small_sample(corpus: str) -> bool:
     return (
         corpus.startswith("self:")
         and re.fullmatch("[0-9]{1,9}", count) is not None
-        and int(count) <= SHARED_SELF_TOKENS
+        and FEWEST_SAMPLED <= int(count) <= SHARED_SELF_TOKENS
     )

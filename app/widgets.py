@@ -23,6 +23,7 @@ from app.state import Choice
 from core.errors import HeadscopeError
 from core.figures import Chart, pairs, words
 from core.show import chip as chip
+from core.store import Store
 from core.tokens import visible
 from core.words import quoted, short
 
@@ -130,6 +131,11 @@ def say(sentence: str) -> None:
 def note(text: str) -> None:
     """A quiet line (HTML, already escaped)."""
     st.html(f'<p class="hs-note">{text}</p>')
+
+
+def keeps() -> bool:
+    """Whether results are kept, as far as one can see; where not, every page says why."""
+    return Store().trouble is None
 
 
 def warning(text: str) -> None:
@@ -418,7 +424,7 @@ def _progress(job: Job, lane: Lane, show: Callable[[Any], None] | None, pace: fl
         if left is not None:
             parts.append(f"{words.duration(left)} left")
         st.progress(min(1.0, max(0.0, job.share or 0.0)), text=" · ".join(parts))
-    note(f"{html.escape(job.title)}. It goes on if this page is closed; the result is kept.")
+    note(f"{html.escape(job.title)}. It goes on if this page is closed{'; the result is kept' if keeps() else ''}.")
     if cancelled(job, lane):
         st.rerun(scope="fragment")
     if show is not None and job.partial is not None:
@@ -441,7 +447,8 @@ def _ended(job: Job, lane: Lane) -> None:
     if job.state == "failed":
         problem(job.error)
     else:
-        st.info("Cancelled. What was finished of the analysis is kept; starting again goes on from there.")
+        kept = " What was finished of the analysis is kept; starting again goes on from there." if keeps() else ""
+        st.info(f"Cancelled.{kept}")
     if st.button("Try again" if job.state == "failed" else "Start again", key="job-again"):
         lane.forget(job.key)
         st.rerun()

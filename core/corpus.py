@@ -19,7 +19,7 @@ import numpy as np
 from core.errors import AnalysisError, InputError
 from core.foreign import no_panics
 from core.records import SUFFIXES, texts_in
-from core.settings import ASSETS, Progress, no_progress
+from core.settings import ASSETS, FEWEST_SAMPLED, MOST_SAMPLED, Progress, no_progress
 from core.words import quoted, short
 
 if TYPE_CHECKING:
@@ -104,9 +104,10 @@ def self_sampled_tokens(name: str) -> int | None:
     if not name.startswith("self:"):
         return None
     text = name.removeprefix("self:").replace("_", "").replace(",", "")
-    if not re.fullmatch(r"[0-9]{3,12}", text) or not 512 <= int(text) <= 10_000_000:
+    if not re.fullmatch(r"[0-9]{3,12}", text) or not FEWEST_SAMPLED <= int(text) <= MOST_SAMPLED:
         raise InputError(
-            f"The corpus {quoted(name)} is not understood: write self:N with N from 512 to 10000000, as self:20000."
+            f"The corpus {quoted(name)} is not understood: write self:N with N from {FEWEST_SAMPLED:,} to {MOST_SAMPLED:,}, as "
+            "self:20000."
         )
     return int(text)
 
@@ -412,8 +413,8 @@ def _split(
         )
     if len(documents) < 2:
         raise AnalysisError(
-            f"The corpus {quoted(name)} is one document of {sum(map(len, documents)):,} tokens and two are needed: give more "
-            "records, or put line breaks into its text (there a .txt or .md is cut into blocks of "
+            f"The corpus {quoted(name)} is one document of {sum(map(len, documents)):,} tokens, and two documents are needed: "
+            "give more records, or more text with line breaks in it (there a .txt or .md is cut into blocks of "
             f"{BLOCK_WINDOWS}×context tokens, so where it has some a smaller --context helps)."
         )
     parts: tuple[list[int], list[int]] = ([], [])

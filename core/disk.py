@@ -35,6 +35,18 @@ def why(error: Exception) -> str:
     return found.strerror or reason(found)
 
 
+def closed(folder: Path) -> str | None:
+    """Why nothing can be written into a folder, or where it would be made; None where that may be, as far as one can see."""
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if os.access(there, os.W_OK):
+            return None
+        read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
+    except OSError as error:
+        return why(error)
+    return os.strerror(errno.EROFS if read_only else errno.EACCES)
+
+
 def room(error: Exception, asked: str = "free some space there, or ") -> str:
     """The beginning of a remedy: to make room, where that is what is missing; "" elsewhere."""
     return asked if of_the_system(error).errno in FULL else ""

@@ -6,6 +6,7 @@ what the reader takes before it stops. Every mistake in a file is one sentence.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -70,6 +71,8 @@ def _plain(file: Path, limit: int) -> Iterator[str]:
 
 def _decode(raw: bytes, name: str, *, cut: bool = False) -> str:
     """Bytes as text. `cut`: they end where the reader stopped, perhaps inside a character."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"The file {name!r} is text in UTF-16: save it as UTF-8.")
     if b"\0" in raw:
         raise InputError(f"The file {name!r} is binary, not text: give {', '.join(SUFFIXES)}, text in UTF-8.")
     try:

@@ -57,6 +57,8 @@ def require_utf8(folder: Path) -> None:
         raise InputError(f"The folder {quoted(folder.name)} lies at a path that is not UTF-8: choose another folder.")
 
 
+FEWEST_SAMPLED, MOST_SAMPLED = 512, 10_000_000
+"""N of the corpus `self:N`, tokens that a model writes itself."""
 MOST_NAME = 1024
 """Characters of a model's name, which may be a path."""
 

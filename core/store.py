@@ -82,8 +82,8 @@ class Store:
 
     @property
     def trouble(self) -> str | None:
-        """Why this process could not keep its last result here, as `No space left on device`; None where it was kept."""
-        return _unkept.get(self.folder)
+        """Why a result cannot be kept here, as `No space left on device`: the last one was not, or the disk takes none."""
+        return _unkept.get(self.folder) or disk.closed(self.folder)
 
     @property
     def results(self) -> Path:

@@ -41,7 +41,8 @@ def page() -> None:
         if working is not None:
             _working(working, working.partial)
         else:
-            widgets.note(f"{words.plural(sum(row.complete for row in rows), 'row')} measured here; results are kept.")
+            kept = "; results are kept" if widgets.keeps() else ""
+            widgets.note(f"{words.plural(sum(row.complete for row in rows), 'row')} measured here{kept}.")
     for number, (each, why, job) in enumerate(refused):
         _refused(each, why, job, number)
     if not rows:
@@ -92,7 +93,9 @@ def _known(chosen: tuple[Choice, ...]) -> tuple[list[Row], Job | None, list[tupl
             rows.append(cache.failed_row(each, str(error)))
             continue
         if job is not None and job.state in ("failed", "cancelled"):
-            refused.append((each, job.error or "Cancelled; what was finished is kept.", job))
+            refused.append(
+                (each, job.error or f"Cancelled{'; what was finished is kept' if widgets.keeps() else ''}.", job)
+            )
             if row is None and job.error:
                 row = cache.failed_row(each, job.error)
         if row is not None:

@@ -198,8 +198,13 @@ def settings_of(options: dict[str, Any]) -> Settings:
     return Settings(**{name: options[name] for name in names if options[name] is not None})
 
 
+SILENT = 10.0
+"""Seconds after which a log is told how far a step is."""
+
+
 class Telling:
-    """Progress on stderr: one line that rewrites itself on a terminal, one line per step elsewhere, unheard if it is closed."""
+    """Progress on stderr, unheard if that is closed: on a terminal one line that rewrites itself; elsewhere one line per step,
+    and for a long step another every `SILENT` seconds."""
 
     def __init__(self) -> None:
         self.phrase, self.shown, self.live = "", 0.0, sys.stderr is not None and sys.stderr.isatty()
@@ -207,13 +212,10 @@ class Telling:
     def __call__(self, phrase: str, share: float | None) -> None:
         if told_to_stop:
             raise KeyboardInterrupt
-        now = time.monotonic()
-        if not self.live:
-            if step_of(phrase) != step_of(self.phrase):
-                remark(f"{phrase} …")
-        elif step_of(phrase) != step_of(self.phrase) or now - self.shown > 0.2 or share == 1.0:
-            percent = "" if share is None else f" {100 * share:3.0f} %"
-            remark(f"{phrase} …{percent}", instead=True, end=False)
+        now, fresh = time.monotonic(), step_of(phrase) != step_of(self.phrase)
+        if fresh or now - self.shown > (0.2 if self.live else SILENT) or (self.live and share == 1.0):
+            percent = "" if share is None or (fresh and not self.live) else f" {100 * share:3.0f} %"
+            remark(f"{phrase} …{percent}", instead=self.live, end=not self.live)
             self.shown = now
         self.phrase = phrase
 
@@ -243,9 +245,9 @@ def deliver(result: dict[str, Any], json_path: str | None, text: str) -> None:
         return
     try:
         write_text(json_path, document + "\n")
-    except InputError:
+    except InputError as error:
         say_json(document)
-        raise
+        raise InputError(f"{str(error).rstrip('.')}; the result stands in the output instead.") from error
     if sys.stdout is not None:
         tell(text)
 

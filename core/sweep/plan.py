@@ -28,6 +28,7 @@ from typing import Any
 
 from core.corpus import Corpus, read_corpus, self_sampled_tokens
 from core.errors import InputError
+from core.foreign import reason
 from core.model.names import ModelSource, parse_model
 from core.settings import Settings, local_path
 from core.store import RESULT_FORMAT
@@ -154,7 +155,7 @@ def parse_plan(text: str, name: str) -> Plan:
             f"The plan {name!r} has lists in lists, hundreds deep: a list of names is all it needs."
         ) from error
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"The plan {name!r} is not TOML: {str(error).rstrip('.')}.") from error
+        raise InputError(f"The plan {name!r} is not TOML ({reason(error)}): mend it there.") from error
     except ValueError as error:
         raise InputError(f"The plan {name!r} has a number of thousands of digits: give one that is meant.") from error
     _known(document, {"models", "revisions", "corpora", "settings", "tasks"}, "", name)

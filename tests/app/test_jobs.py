@@ -267,7 +267,11 @@ def test_the_wait_is_guessed_from_what_others_took(monkeypatch: pytest.MonkeyPat
     waiting = lane.submit("w", "W", lambda progress: None)
     assert lane.seconds_to_wait(waiting) is None and lane.seconds_to_wait(job) is None
     lane._seconds.extend([4.0, 6.0])
-    assert lane.seconds_to_wait(waiting) == pytest.approx(5)
+    assert lane.seconds_to_wait(waiting) == pytest.approx(5, abs=1)
+    job.started -= 3
+    assert lane.seconds_to_wait(waiting) == pytest.approx(2, abs=1)
+    job.started -= 3  # longer than any other: nothing is known
+    assert lane.seconds_to_wait(waiting) is None
 
 
 def test_first_visitors_at_the_same_moment_find_the_same_lane(monkeypatch: pytest.MonkeyPatch) -> None:

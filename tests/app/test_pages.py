@@ -21,6 +21,7 @@ from app.lesson import keys
 from app.lesson.steps import STEPS
 from app.live import knobs
 from app.views.encoding import find_tokens
+from core.encoding import Encoding
 from core.errors import AnalysisError, InputError
 from core.figures import words
 from core.kept import bundled
@@ -348,6 +349,42 @@ def test_every_page_says_that_results_cannot_be_kept(visit: Visit, monkeypatch: 
     monkeypatch.setattr("core.store._unkept", {Store().folder: "No space left on device"})
     test = fine(visit("method"))
     assert "Results cannot be kept on the disk of this server (No space left on device)" in text_of(test)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_nothing_is_called_kept_that_cannot_be(
+    visit: Visit, lanes: dict[str, jobs.Lane], monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """Neither while something is computed nor when that was cancelled."""
+    if full:
+        monkeypatch.setattr("core.store._unkept", {Store().folder: "No space left on device"})
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(ArrayAnalysis):
+        def cached_encoding(self) -> None:
+            return None
+
+        def encoding(self, progress: Progress = no_progress) -> Encoding:
+            begun.set()
+            go_on.wait(30)
+            progress("Fitting", 0.5)
+            return super().encoding(progress)
+
+    test = AppTest.from_file(str(MAIN), default_timeout=30)
+    monkeypatch.setattr(cache, "open_analysis", lambda choice: Slow())
+    test.query_params["model"] = "smollm2"
+    test.run()
+    test.switch_page("views/encoding.py").run()
+    assert begun.wait(30)
+    assert "It goes on if this page is closed" in text_of(test)
+    assert ("the result is kept" in text_of(test)) != full
+    test.button("job-cancel").click().run()
+    go_on.set()
+    (job,) = [job for key, job in lanes["analyses"]._jobs.items()]
+    assert job.finished.wait(30)
+    test.run()
+    assert [info.value.startswith("Cancelled.") for info in test.info] == [True]
+    assert ("What was finished of the analysis is kept" in test.info[0].value) != full
 
 
 def test_many_tokens_that_the_model_never_gives_are_named_together(visit: Visit) -> None:

@@ -205,7 +205,7 @@ def test_the_address_is_the_one_that_works_for_the_teacher(
     ("query", "sentence"),
     [
         ({"corpus": "/etc/hostname"}, "open to others, so it reads only"),
-        ({"corpus": "self:999999"}, "self:N up to 20,000"),
+        ({"corpus": "self:999999"}, "self:N with N from 512 to 20,000"),
         ({"model": "../../etc"}, "open to others, so it opens only"),
     ],
 )

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
 from core.cli.commands import cli
+from core.cli.shared import Telling
 from core.errors import InputError
 from core.settings import Progress
 from core.words import harmless
@@ -501,3 +503,19 @@ def test_a_prompt_is_refused_before_the_analysis(model: str, tmp_path: Path, com
     done = run(*words, *SMALL, "--cache", str(tmp_path / "new"), "--prompt", "we walked", "--chat")
     assert done.exit_code == 2 and "has no chat template: leave out --chat" in done.stderr
     assert "Observing" not in done.stderr and not (tmp_path / "new" / "results").exists()
+
+
+def test_a_long_step_is_told_again_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("core.cli.shared.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    tell = Telling()
+    for share in (0.0, 0.01, 0.02, 0.5, 0.51, 1.0):
+        tell("Sampling texts", share)
+        clock[0] += 6
+    tell("Counting", None)
+    tell("Counting", 0.9)
+    assert capsys.readouterr().err.splitlines() == [
+        "Sampling texts …", "Sampling texts …   2 %", "Sampling texts …  51 %", "Counting …"
+    ]  # fmt: skip

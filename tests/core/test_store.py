@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,15 @@ def test_a_result_that_could_not_be_kept_is_told_until_one_can(tmp_path: Path, m
     )
     store.put("thing", {}, example())
     assert store.trouble is None
+
+
+@pytest.mark.parametrize(("flags", "why"), [(os.ST_RDONLY, "Read-only file system"), (0, "Permission denied")])
+def test_a_disk_that_takes_nothing_is_told_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, why: str
+) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    monkeypatch.setattr(os, "statvfs", lambda place: SimpleNamespace(f_flag=flags))
+    assert Store(tmp_path / "new").trouble == why
 
 
 def test_runs_that_were_left_make_room(tmp_path: Path) -> None:
