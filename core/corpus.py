@@ -415,7 +415,7 @@ def _split(
         raise AnalysisError(
             f"The corpus {quoted(name)} is one document of {sum(map(len, documents)):,} tokens, and two documents are needed: "
             "give more records, or more text with line breaks in it (there a .txt or .md is cut into blocks of "
-            f"{BLOCK_WINDOWS}×context tokens, so where it has some a smaller --context helps)."
+            f"{BLOCK_WINDOWS}×context tokens, so a smaller --context helps)."
         )
     parts: tuple[list[int], list[int]] = ([], [])
     tokens = [0.0, 0.0]

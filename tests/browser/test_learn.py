@@ -132,6 +132,7 @@ def test_the_lesson_from_end_to_end(browser: Browser, demo: Server) -> None:
         expect(page.get_by_role("button", name="Next")).to_be_disabled()
 
 
+@pytest.mark.thorough
 def test_a_known_slip_is_named(browser: Browser, demo: Server) -> None:
     with visitor(browser, demo.url) as page:
         visit(page, "/learn?lesson=3")

@@ -207,6 +207,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "core.cli", *arguments]
 
 
+@pytest.mark.thorough  # tests/faults kills it at other moments in every run
 def test_a_run_killed_with_9_goes_on_where_it_was(model: str, tmp_path: Path) -> None:
     """kill −9 while chunks are being written, then the same command: same numbers as a run that was never killed."""
     arguments = ["fit", model, "--positions", "9000", "--context", "64", "--json", "-", "--seed", "1"]
