@@ -26,6 +26,7 @@ jaxtyping.install_import_hook("core", f"{tests.typecheck.__name__}.checked")  # 
 
 pytest.register_assert_rewrite("tests.browser.pages")
 
+LONGEST = "tests/browser/test_dashboard.py"  # begun first, so that no process ends alone with it
 SLOW_FIXTURES = {"smollm2_files", "smollm2", "chromium_path", "two_nodes"}
 
 _scratch = tempfile.TemporaryDirectory(prefix="headscope-tests-", ignore_cleanup_errors=True)
@@ -47,9 +48,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes share the files of a whole run, most of which starts other processes and waits for them; a part of the
-    tests, or a machine of one core, has one process."""
+    tests, or a machine of one core, has one process.
+
+    The two compute with one thread each: two of two threads wait for each other longer than they compute (a factorisation
+    of OpenBLAS 60 times as long)."""
     whole = config.args == config.getini("testpaths") and not config.option.keyword
     if whole and len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) > 1:
+        os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         return 2
     config.option.dist = "no"
     return 0
@@ -96,6 +101,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out := [item for item in items if any(map(item.get_closest_marker, out))]:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not any(map(item.get_closest_marker, out))]
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
