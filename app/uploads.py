@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ MOST_CHARACTERS = 1_000_000
 KEPT = 200
 KEPT_MEGABYTES = 500
 """Of all uploads together; those leave first that nobody has used for longest."""
+KEY_BYTES = 32
 USED_AGAIN = 60.0
 """Seconds after which a use is written down again."""
 SHARED_KINDS = ("txt", "md", "jsonl", "csv")
@@ -31,24 +33,39 @@ NAMED = re.compile(r"upload:([0-9a-f]{16})/([A-Za-z0-9_-][A-Za-z0-9._-]{0,79})")
 
 
 def keep(name: str, content: bytes) -> str:
-    """Write an upload under its hash, whole or not at all; returns the corpus name (a path) under which `core` reads it.
+    """Write an upload under a keyed hash, whole or not at all; returns the corpus name (a path) under which `core` reads it.
+
+    Without the key, who has the same text could find out by its address whether somebody else has uploaded it.
 
     Raises:
         InputError: there is no room for it, or the cache cannot be written.
     """
     folder = Store().folder / "uploads"
-    place = folder / hashlib.sha256(content).hexdigest()[:16]
-    path = place / _safe(Path(name).name)
+    place = None
     try:
+        place = folder / hashlib.blake2b(content, digest_size=8, key=_key()).hexdigest()
+        path = place / _safe(Path(name).name)
         if not path.is_file() or path.stat().st_size != len(content):
             write_atomically(path, content)
         os.utime(place)
     except OSError as error:
         with contextlib.suppress(OSError):
-            place.rmdir()  # only if nothing is in it
+            if place is not None:
+                place.rmdir()  # only if nothing is in it
         raise not_kept("text", error) from error
     _make_room(folder)
     return str(path)
+
+
+def _key() -> bytes:
+    """This cache's own secret, made when the first upload is kept. Another one later only gives other addresses."""
+    path = Store().folder / "uploads.key"
+    with contextlib.suppress(OSError):
+        if len(key := path.read_bytes()) == KEY_BYTES:
+            return key
+    key = secrets.token_bytes(KEY_BYTES)
+    write_atomically(path, key)
+    return key
 
 
 def _safe(name: str) -> str:
@@ -95,7 +112,7 @@ def is_kept(corpus: str) -> bool:
 
 
 def public_name(path: str) -> str:
-    """An upload as its address names it on a shared server: by its hash, without the place on the disk."""
+    """An upload as its address names it on a shared server: by its keyed hash, without the place on the disk."""
     kept = Path(path)
     return f"upload:{kept.parent.name}/{kept.name}"
 

@@ -47,7 +47,10 @@ def parse_sources(sources: Sequence[str], *, local_paths: bool = True) -> list[P
         if before.step == after.step:
             raise InputError(f"Step {after.step} is named twice ({before.name}, {after.name}): name each step once.")
     if not 2 <= len(places) <= MOST_CHECKPOINTS:
-        raise InputError(f"{len(places)} checkpoints are named; from 2 to {MOST_CHECKPOINTS} make a series.")
+        raise InputError(
+            f"{'1 checkpoint is' if len(places) == 1 else f'{len(places)} checkpoints are'} named; from 2 to "
+            f"{MOST_CHECKPOINTS} make a series: name {'more' if len(places) < 2 else 'fewer'}."
+        )
     return places
 
 
@@ -55,7 +58,13 @@ def _places(source: str, local_paths: bool, given: int) -> Iterator[Place]:
     folder = local_path(source) if local_paths and source else None
     if folder is not None and folder.is_dir():
         inside = sorted(p for p in folder.glob("*") if p.is_dir() and _step(p.name) >= 0 and not p.name.startswith("."))
-        if (folder / "config.json").is_file() or not inside:
+        holds = [place for place in (folder, *inside) if (place / "config.json").is_file()]
+        if not holds and given == 1:
+            raise InputError(
+                f"There is no checkpoint in {quoted(source)}: give a folder in which each checkpoint is a folder step-N with "
+                "a config.json."
+            )
+        if folder in holds or not inside:
             yield Place(_step(folder.name), source, folder.resolve())
         else:
             yield from (Place(_step(path.name), path.name, path.resolve()) for path in inside)

@@ -78,8 +78,9 @@ def steer(
         points = analysis.sweep(edits, sweep_ratios, direction, calibrate, tell)
         rows = [[short(p.ratio), short(p.realised), short(p.realised_held_out), short(p.kl)] for p in points]
         text += ["", table(["asked ×", "fitting ×", "held-out ×", "KL nats"], rows)]
-        if len(points) < len(sweep_ratios):
-            text.append(f"{len(sweep_ratios) - len(points)} ratios are left out: they cannot be reached.")
+        reached, first = {point.ratio for point in points}, found.tokens[0]
+        if left := [f"{short(ratio)}×" for ratio in sweep_ratios if ratio not in reached]:
+            text.append(f"Left out: {', '.join(left)}, for {first.token!r} reaches at most {short(first.max_ratio)}×.")
     if sizes:
         shots = analysis.few_shot(edits, sizes, direction, tell)
         rows = [[f"{p.positions:,}", short(p.realised_held_out[0]), short(p.log_error)] for p in shots]

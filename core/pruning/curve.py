@@ -14,6 +14,7 @@ probabilities, so they are measured on a seeded part of the positions, by a seco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -252,12 +253,12 @@ class _Sweep:
                     # log Z − log Z′ is small, so that single precision rounds it less than either of them
                     ratio = (logits - full).sub_((log_z[first:last, place, None] - log_z_full).float())
                     pruned = log_p + ratio  # log p′
-                    gain = torch.nn.functional.softplus(ratio)  # −log of p / (p + p′)
+                    gain = torch.nn.functional.softplus(ratio).sub_(math.log(2))  # log of (p + p′) / 2p
                     js[place] -= (p * gain).sum(dtype=torch.float64)
                     js[place] -= (pruned.exp_() * (gain - ratio)).sum(dtype=torch.float64)
                     token_kl[place, start:stop] -= (p * ratio).sum(0, dtype=torch.float64).cpu().numpy()
                     token_drift[place, start:stop] += ratio.abs_().sum(0, dtype=torch.float64).cpu().numpy()
-        mean_js = np.maximum(np.log(2) + js.cpu().numpy() / (2 * count), 0.0)
+        mean_js = np.maximum(js.cpu().numpy() / (2 * count), 0.0)
         return token_kl / count, token_drift / count, mean_js
 
 

@@ -168,6 +168,20 @@ def test_uploads_keep_to_their_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     assert uploads.title(str(path)) == "pass-wd.txt"
 
 
+def test_who_has_the_same_text_cannot_ask_whether_it_was_uploaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    for cache in ("one", "another"):
+        monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path / cache))
+        names += [uploads.public_name(uploads.keep("my.txt", b"a text")) for _ in range(2)]
+        assert uploads.find(names[-1])
+    assert names[0] == names[1] != names[2] == names[3]
+    assert not uploads.find(names[0])
+    (tmp_path / "another" / "uploads.key").write_bytes(b"")  # a stump is no key
+    assert uploads.public_name(uploads.keep("my.txt", b"a text")) not in names and uploads.find(names[3])
+
+
 def test_uploads_that_nobody_uses_leave_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
     monkeypatch.setattr(uploads, "KEPT", 5)
@@ -203,7 +217,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing_and_says_so(tmp_path: Path, mo
         disk.setattr(Path, "replace", full)
         with pytest.raises(InputError, match=r"cannot be kept in Headscope's cache .No space left.*make room there"):
             uploads.keep("my.txt", content)
-    assert list((tmp_path / "uploads").iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert Path(uploads.keep("my.txt", content)).read_bytes() == content
 
 

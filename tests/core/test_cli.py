@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -102,6 +103,13 @@ def test_steer(model: str, cache: str) -> None:
     assert found["tokens"][0]["realised"] == pytest.approx(2, rel=1e-4)
     assert found["direction"] == "minimum-variance" and found["calibrated"]
     assert [p["ratio"] for p in found["sweep"]] == [0.5, 2] and len(found["few_shot"]) == 2
+
+
+def test_steer_tells_which_ratios_cannot_be_reached(model: str, cache: str) -> None:
+    steer = ["steer", model, *SMALL, "--cache", cache, "--token", "id:70", "--ratio", "2"]
+    told = run(*steer, "--sweep", "2,5e5,1e6").output
+    assert re.search(r"Left out: 5e\+05×, 1e\+06×, for '.+' reaches at most [0-9.]+×\.\n", told), told
+    assert "Left out" not in run(*steer, "--sweep", "2,3").output
 
 
 def test_generate(model: str, cache: str) -> None:

@@ -157,6 +157,14 @@ def test_names_that_are_no_series(sources: list[str], said: str, tmp_path: Path)
         dynamics(sources, "sampler", MEASURE, Store(tmp_path))
 
 
+def test_folders_without_a_checkpoint_are_no_series(tmp_path: Path) -> None:
+    for name in ("gtk-2.0", "gtk-3.0"):
+        (tmp_path / name).mkdir()
+    for source in (tmp_path, tmp_path / "gtk-2.0"):
+        with pytest.raises(InputError, match=r"There is no checkpoint in .* a folder step-N with a config.json"):
+            dynamics([str(source)], "sampler", MEASURE, Store(tmp_path / "cache"))
+
+
 def test_folders_are_closed_to_strangers(trained: tuple[Path, Dynamics], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no series"):
         dynamics([str(trained[0])], "sampler", MEASURE, Store(tmp_path), local_paths=False)
