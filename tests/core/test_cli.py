@@ -108,7 +108,7 @@ def test_steer(model: str, cache: str) -> None:
 def test_steer_tells_which_ratios_cannot_be_reached(model: str, cache: str) -> None:
     steer = ["steer", model, *SMALL, "--cache", cache, "--token", "id:70", "--ratio", "2"]
     told = run(*steer, "--sweep", "2,5e5,1e6").output
-    assert re.search(r"Left out: 5e\+05×, 1e\+06×, for '.+' reaches at most [0-9.]+×\.\n", told), told
+    assert re.search(r"Left out: 500,000×, 1,000,000×, for '.+' reaches at most [0-9.]+×\.\n", told), told
     assert "Left out" not in run(*steer, "--sweep", "2,3").output
 
 
