@@ -516,10 +516,22 @@ def dynamics(series: str) -> Dynamics | Job:
         return bundled_dynamics()
     rules().check_own("measuring other checkpoints, or training,")
     run = runs.parse(series)
+    if run is None and not dynamics_begun(series):
+        _check_series(runs.places(series))
     notice_changes(*([run.corpus] if run else runs.places(series)))
     title = f"Measuring {series}" if run is None else run.title
     job = jobs.analyses().submit(("dynamics", series), title, lambda p: _measure(series, run, p), owner=state.session())
     return job.result if job.state == "done" else job
+
+
+def _check_series(sources: list[str]) -> None:
+    """What is no series is told at once, not when its turn comes."""
+    from core.kept import kept_folder
+    from core.sources import parse_sources
+
+    local_paths = not rules().shared
+    if kept_folder(sources, local_paths) is None:
+        parse_sources(sources, local_paths=local_paths)
 
 
 def _measure(series: str, run: Run | None, progress: Progress) -> Dynamics:

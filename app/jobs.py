@@ -159,10 +159,11 @@ class Lane:
         each: jobs that one visitor may have in line at a time, 0 for any number. Another one drops the oldest, unless
             others wait for it too.
         kept: finished jobs remembered with their results; the oldest leave first.
+        alike: whether its jobs take about as long as each other, so that a wait can be guessed.
     """
 
-    def __init__(self, name: str, workers: int = 1, each: int = 0, kept: int = KEPT) -> None:
-        self.each, self.kept = each, kept
+    def __init__(self, name: str, workers: int = 1, each: int = 0, kept: int = KEPT, alike: bool = False) -> None:
+        self.each, self.kept, self.alike = each, kept, alike
         self._queue: deque[Job] = deque()
         self._jobs: OrderedDict[Hashable, Job] = OrderedDict()
         self._turn = 0  # of the job that was started last
@@ -247,11 +248,11 @@ class Lane:
         return sorted(self._queue, key=lambda job: places[job.key])
 
     def seconds_to_wait(self, job: Job) -> float | None:
-        """About how long until it is served, from how long others took; None until that can be told, and where the one that
-        is being served takes longer than those did."""
+        """About how long until it is served, from how long others took; None until that can be told, where jobs are of all
+        lengths, and where the one that is being served takes longer than those did."""
         place = self.place(job)
         with self._change:
-            if not place or not self._seconds:
+            if not (place and self.alike and self._seconds):
                 return None
             usual = sum(self._seconds) / len(self._seconds)
             begun = [each.started for each in self._jobs.values() if each.state == "running"]
@@ -349,9 +350,9 @@ def analyses() -> Lane:
 def generation() -> Lane:
     """Sampling texts and few-shot curves: beside a running analysis."""
     with _making:
-        return _lane("generation", KEPT_TEXTS)
+        return _lane("generation", KEPT_TEXTS, alike=True)
 
 
 @cache
-def _lane(name: str, kept: int) -> Lane:
-    return Lane(name, each=rules().jobs_each, kept=kept)
+def _lane(name: str, kept: int, alike: bool = False) -> Lane:
+    return Lane(name, each=rules().jobs_each, kept=kept, alike=alike)

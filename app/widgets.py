@@ -334,7 +334,7 @@ def rows(table: pd.DataFrame, height: int, key: str) -> None:
 MOST_TYPED = 200
 """Characters of a field for a token or a name, also of one that a message made by hand fills."""
 
-PRECOMPUTED = "Precomputed: these results came with Headscope. What you change is computed here."
+PRECOMPUTED = "Precomputed: the analysis came with Headscope. What you change is computed here."
 """Said where a page is filled from them."""
 
 

@@ -30,7 +30,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from core.errors import InputError
+from core.errors import AnalysisError, InputError
 from core.foreign import no_panics
 from core.model.chat import in_chat
 from core.results import Generated, NextToken, Sampling, TokenCount
@@ -147,12 +147,14 @@ def next_token(
         steering, pruned: as for `generate`.
 
     Raises:
-        InputError: see `encode_prompt`.
+        InputError: see `encode_prompt`. AnalysisError: logits that are no numbers.
     """
     hidden = model.hidden_states(encode_prompt(model, prompt, chat=chat))[:, -1]  # [1, d]
     logits = model.head.logits(hidden)
     edit = edit_of(model, steering, pruned)
     edited = logits if edit is None else edit.apply(logits, hidden)
+    for each in (logits, edited):
+        _check_finite(each, model.files.name)
     before, after = (x[0].double().log_softmax(0).cpu() for x in (logits, edited))
     real = torch.from_numpy(model.head.is_token)
     steered = [] if steering is None else list(steering.token_ids)
@@ -175,6 +177,15 @@ def next_token(
         hidden=hidden[0].double().cpu().numpy(),
         log_z=float(logits[0].double().logsumexp(0)),
     )
+
+
+def _check_finite(logits: torch.Tensor, name: str) -> None:
+    """Raises `AnalysisError` where a row of logits [n, V] gives no probabilities; columns that are no tokens may be -inf."""
+    if not logits.amax(1).isfinite().all():
+        raise AnalysisError(
+            f"The logits of {name} at this prompt are not finite numbers: its weights hold NaN or infinite values, or overflow "
+            "in half precision: try --dtype float32, or choose another checkpoint."
+        )
 
 
 def _largest(log_p: torch.Tensor, real: torch.Tensor, top: int) -> list[int]:
@@ -207,7 +218,7 @@ def generate(
         on_tokens: given the texts so far after every token; a finished text ends with its end token there too.
 
     Raises:
-        InputError: see `encode_prompt` and `Sampling`.
+        InputError: see `encode_prompt` and `Sampling`. AnalysisError: logits that are no numbers.
         Cancelled: from `progress`, between two tokens.
     """
     sampling = sampling or Sampling()
@@ -281,7 +292,7 @@ class Draw(LogitsProcessor):
         coupled: bool,
     ) -> None:
         self.recorded, self.sampling, self.ends = recorded, sampling, torch.tensor(ends, device=model.device)
-        self.edited, self.coupled = edited, coupled
+        self.edited, self.coupled, self.name = edited, coupled, model.files.name
         self.noise = torch.Generator().manual_seed(sampling.seed)
         self.shape: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
         if sampling.top_k:
@@ -301,6 +312,7 @@ class Draw(LogitsProcessor):
         scores = scores.float()
         if self.edited is not None:
             scores = torch.cat([scores[:count], self.edited.apply(scores[count:], hidden[count:])])
+        _check_finite(scores, self.name)
         for shape in self.shape:
             scores = shape(input_ids, scores)
         self.active.append(~self.finished)
@@ -422,6 +434,7 @@ def sample_documents(
 
     class _Draw(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            _check_finite(scores, model.files.name)
             progress("Sampling the model's own text", min(1.0, (have + batch * input_ids.shape[1]) / tokens))
             uniform = torch.rand(scores.shape, generator=draw, dtype=torch.float32)
             return scores.float() - torch.log(-torch.log(uniform.clamp(1e-30, 1 - 2**-24))).to(scores.device)

@@ -110,8 +110,12 @@ def observe_chunk(
     hidden = hidden[real]  # [n, d]
     if not torch.isfinite(hidden).all():
         raise AnalysisError(
-            f"{model.files.name} produced hidden states that are not finite numbers with dtype "
-            f"{model.description.dtype}: try --dtype float32."
+            f"The hidden states of {model.files.name} on this text are not finite numbers: its weights hold NaN or infinite "
+            + (
+                "values: choose another checkpoint."
+                if model.description.dtype == "float32"
+                else f"values, or overflow with dtype {model.description.dtype}: try --dtype float32."
+            )
         )
     targets = torch.from_numpy(chunk.targets[chunk.targets >= 0]).to(hidden.device)
     key = position_keys(chunk.positions[chunk.targets >= 0], seed)

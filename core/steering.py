@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from core import words
 from core.encoding import Encoding
 from core.errors import AnalysisError, InputError
 from core.moments import Moments, Reservoir
@@ -501,8 +502,8 @@ class Steerer:
         for name, mean, ratio, most in zip(self.names, self.fit.mean_p, targets, self.largest_ratios(), strict=True):
             if ratio > 1 and ratio >= most:
                 raise InputError(
-                    f"{name!r} already has 1 in {1 / mean:,.3g} on average; {ratio:.3g}× is impossible, at most "
-                    f"{most:.3g}×."
+                    f"{name!r} already has 1 in {1 / mean:,.3g} on average; {ratio:g}× is impossible, at most "
+                    f"{words.at_most(most)}×."
                 )
         total = float(targets @ self.fit.mean_p)
         if len(targets) > 1 and (targets > 1).any() and total >= 1:
@@ -524,19 +525,20 @@ class Steerer:
             return float(np.log(np.maximum(part.realised(np.array([step]))[0], 1e-300))) - log_ratio
 
         before, worst = 0.0, -missing
-        for multiple in SEARCH:
-            step = float(multiple * missing)
+        far = np.copysign(np.geomspace(min(SEARCH[-1] * abs(missing), MOST_SHIFT), MOST_SHIFT, 40), missing)
+        for step in map(float, (*(SEARCH * missing), *far)):
             now = miss(step)
             if now * missing >= 0:
                 return float(scipy.optimize.brentq(miss, before, step, xtol=1e-12, rtol=1e-12))
             worst = max(worst, now, key=lambda value: value * np.sign(missing))
             before = step
         reached = np.exp(worst + log_ratio)
-        digits = next((n for n in range(3, 12) if f"{ratio:.{n}g}" != f"{reached:.{n}g}"), 12)
+        limit = words.at_most if missing > 0 else words.at_least
+        digits = next((n for n in range(4, 12) if f"{ratio:.{n}g}" != limit(reached, n)), 12)
         word = "at most" if missing > 0 else "down to"
         raise InputError(
             f"{self.names[token]!r} cannot be brought to {ratio:.{digits}g}× along the direction {self.direction!r}, which "
-            f"pushes it up in some contexts and down in others: {word} {reached:.{digits}g}× is reached. "
+            f"pushes it up in some contexts and down in others: {word} {limit(reached, digits)}× is reached. "
             + ("Ask for less." if self.direction == "minimum-variance" else "Choose minimum-variance.")
         )
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import sys
@@ -28,6 +29,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import platformdirs
+import psutil
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -238,7 +240,8 @@ def write_text(path: str | Path, text: str) -> None:
         if _is_stream(path):  # is written to, not replaced
             Path(path).write_text(whole_characters(text), "utf-8")
             return
-        temporary = target.with_name(f".writing-{os.getpid()}-{threading.get_ident()}")
+        _clear_unfinished(target.parent)
+        temporary = target.with_name(f"{_unfinished()}{os.getpid()}-{threading.get_ident()}")
         try:
             with temporary.open("w", encoding="utf-8") as file:
                 with contextlib.suppress(OSError):  # nobody may read more than before
@@ -249,6 +252,20 @@ def write_text(path: str | Path, text: str) -> None:
             with contextlib.suppress(OSError, ValueError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def _unfinished() -> str:
+    """How the names of files begin that this machine has not written to their end."""
+    return f".writing-{platform.node()}-"
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Remove what processes of this machine left that were killed while they wrote there."""
+    for path in folder.glob(".writing-*"):
+        left = re.fullmatch(re.escape(_unfinished()) + r"(\d{1,9})-\d+", path.name)
+        if left and not psutil.pid_exists(int(left[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def check_place(path: str | Path) -> None:

@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ import numpy as np
 
 from core import disk
 from core.corpus import Corpus, split_documents, tokenise
-from core.errors import AnalysisError, InputError, is_out_of_memory
+from core.errors import AnalysisError, Cancelled, InputError, is_out_of_memory
 from core.model.fetch import locked
 from core.model.memory import require_free
 from core.model.quiet import quiet_transformers
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 KEEP_STATE_EVERY = 256
-"""Steps between two saved states; besides them one is saved with every checkpoint."""
+"""Steps between two saved states; besides them one is saved with every checkpoint, and when a run is cancelled."""
+KEEP_STATE_SECONDS, KEEP_STATE_SHARE = 20.0, 0.05
+"""Where steps are slow a state is saved after so many seconds, unless saving would take more than this share of them."""
 WARMUP_SHARE, FINAL_SHARE = 0.01, 0.1
 RUN_FORMAT = 1
 HASHES = "sha256.json"
@@ -274,7 +277,7 @@ def _train(
                     "start again."
                 )
             on_checkpoint(step, step_folder(run, step))
-    loss = math.nan
+    loss, state, kept, cost = math.nan, done, time.monotonic(), 0.0  # state: the step of the last one
     for step in range(done, settings.steps + 1):
         if step in settings.checkpoints:
             # it may be there with its state not written, or removed
@@ -282,12 +285,23 @@ def _train(
                 _keep_checkpoint(run, step, model, tokenizer)
             if step > done or step == 0:
                 _keep_state(run, step, model, optimiser)
+                state = step
             on_checkpoint(step, step_folder(run, step))
-        elif step % KEEP_STATE_EVERY == 0 and step > done:
+        elif step > done and (
+            step % KEEP_STATE_EVERY == 0 or time.monotonic() - kept > max(KEEP_STATE_SECONDS, cost / KEEP_STATE_SHARE)
+        ):
+            begun = time.monotonic()
             _keep_state(run, step, model, optimiser)
+            state, kept = step, time.monotonic()
+            cost = kept - begun
         if step == settings.steps:
             break
-        progress(_told(step, settings.steps, loss), step / settings.steps)
+        try:
+            progress(_told(step, settings.steps, loss), step / settings.steps)
+        except Cancelled:
+            if step > state:
+                _keep_state(run, step, model, optimiser)
+            raise
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
         batch = torch.from_numpy(_batch(stream, step, settings))

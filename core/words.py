@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -24,6 +25,23 @@ def number(value: float, digits: int = 3) -> str:
         return f"{_minus(_trimmed(mantissa))}e{_minus(str(int(power)))}"
     rounded = round(value, digits - 1 - size) if size < digits else round(value)
     return _minus(_trimmed(f"{rounded:,.{max(0, digits - 1 - size)}f}"))
+
+
+def at_most(value: float, digits: int = 4) -> str:
+    """A limit, rounded down: what is said to be allowed is."""
+    return _cut(value, digits, math.floor)
+
+
+def at_least(value: float, digits: int = 4) -> str:
+    """A limit from below, rounded up."""
+    return _cut(value, digits, math.ceil)
+
+
+def _cut(value: float, digits: int, cut: Callable[[float], int]) -> str:
+    if not 0 < value < math.inf:
+        return f"{value:.{digits}g}"
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return f"{cut(value / unit) * unit:.{digits}g}"
 
 
 def ratio(value: float) -> str:

@@ -31,7 +31,9 @@ SIDE_FILES = re.compile(
 )
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-MAX_HEADER = 100_000_000
+LARGEST_JSON = 100_000_000
+LARGEST_HEADER = 10_000_000
+"""Bytes of the header of a safetensors file: some 70,000 tensors, several times what the largest known file holds."""
 LARGEST_SIDE_FILE = 256 * 2**20
 """Bytes of a configuration or a tokenizer; the largest known have some tens of millions."""
 MOST_LABELS = 1_000_000
@@ -141,8 +143,8 @@ def read_json(path: Path, shown: str) -> dict[str, object]:
     """The object in a JSON file, or an `InputError` that names it."""
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_HEADER + 1)
-        content = json.loads(text) if len(text) <= MAX_HEADER else None
+            text = file.read(LARGEST_JSON + 1)
+        content = json.loads(text) if len(text) <= LARGEST_JSON else None
     except PermissionError as error:
         raise InputError(
             f"The {path.name} of {shown} cannot be read ({error.strerror}): check who may read it."
@@ -197,8 +199,13 @@ def stored_tensors(read: Callable[[int, int], bytes], size: int, file: str) -> d
         AnalysisError: the header is broken or promises more bytes than there are; so may `read`.
     """
     length = int.from_bytes(read(0, 8), "little") if size >= 8 else 0
-    if not 2 <= length <= min(MAX_HEADER, size - 8):
+    if not 2 <= length <= size - 8:
         raise _broken(file)
+    if length > LARGEST_HEADER:
+        raise AnalysisError(
+            f"The header of {file} has {length / 1e6:.1f} MB, and at most {LARGEST_HEADER // 1_000_000} MB are read: copy or "
+            "download the model again, or save it in several files."
+        )
     text, data = read(8, 8 + length), 8 + length
     try:
         header = json.loads(text)

@@ -261,7 +261,7 @@ def test_what_nobody_waits_for_any_more_makes_room_in_a_full_line(gate: Gate) ->
 
 
 def test_the_wait_is_guessed_from_what_others_took(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
-    lane = Lane("test")
+    lane = Lane("test", alike=True)
     job = lane.submit("gate", "G", gate)
     assert gate.began.wait(5)
     waiting = lane.submit("w", "W", lambda progress: None)
@@ -272,6 +272,14 @@ def test_the_wait_is_guessed_from_what_others_took(monkeypatch: pytest.MonkeyPat
     assert lane.seconds_to_wait(waiting) == pytest.approx(2, abs=1)
     job.started -= 3  # longer than any other: nothing is known
     assert lane.seconds_to_wait(waiting) is None
+
+
+def test_no_wait_is_guessed_where_jobs_are_of_all_lengths(gate: Gate) -> None:
+    lane = Lane("test")
+    lane.submit("gate", "G", gate)
+    assert gate.began.wait(5)
+    lane._seconds.extend([4.0, 6.0])
+    assert lane.seconds_to_wait(lane.submit("w", "W", lambda progress: None)) is None
 
 
 def test_first_visitors_at_the_same_moment_find_the_same_lane(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -200,6 +202,17 @@ def test_ratios_that_cannot_be_get_a_sentence(tiny_analysis, ratios: tuple[float
     steerer = analysis.steerer(frequent(analysis, (0,)))
     with pytest.raises(InputError, match=said):
         steerer.steer(ratios)
+
+
+def test_a_limit_is_said_so_that_it_holds(tiny_analysis) -> None:
+    analysis: Analysis = tiny_analysis("gpt2")
+    steerer = analysis.steerer(frequent(analysis, (0,)))
+    most = float(steerer.largest_ratios()[0])
+    for ratio in (most, most * (1 + 1e-9), 2 * most):
+        with pytest.raises(InputError) as raised:
+            steerer.steer([ratio])
+        said = re.search(r"at most ([0-9.e+]+)×", str(raised.value))
+        assert said and most * (1 - 1e-3) < float(said[1]) < most, raised.value
 
 
 def test_tokens_that_would_fill_the_whole_probability_get_a_sentence(tiny_analysis) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
+import platform
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -176,6 +179,23 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     store = Store(tmp_path)
     store.put("thing", {}, example())  # reported, not raised: the result itself is not lost
     assert list(store.results.iterdir()) == []
+
+
+def test_what_a_killed_process_left_beside_a_file_goes_with_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "found.json"
+    write = f"""
+import os, pathlib
+from core.store import write_text
+pathlib.Path.replace = lambda self, target: os.kill(os.getpid(), 9)
+write_text({str(target)!r}, "whole")
+"""
+    assert subprocess.run([sys.executable, "-c", write]).returncode == -9
+    (left,) = tmp_path.iterdir()
+    others = tmp_path / ".writing-another-machine-7-7", tmp_path / f".writing-{platform.node()}-{os.getpid()}-7"
+    for other in others:  # who is at work, there or here, keeps its own
+        other.touch()
+    write_text(target, "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([target, *others]) and left not in others
 
 
 def test_a_file_that_a_user_asked_for_replaces_files_only(tmp_path: Path) -> None:

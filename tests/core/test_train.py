@@ -173,17 +173,48 @@ def test_a_cancelled_run_goes_on_to_the_same_bits(run: Path, corpus: Corpus, tmp
     assert told == STEPS and weights(tmp_path / "run") == weights(run)
 
 
-def test_states_between_the_checkpoints(
-    run: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("core.train.KEEP_STATE_EVERY", 5)
+def test_a_state_is_kept_when_a_run_is_cancelled(run: Path, corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         train(tmp_path / "run", corpus, SETTINGS, progress=stopping(22))
-    assert load_file(tmp_path / "run/state.safetensors")["step"].item() == 20
-    phrases: list[str] = []
-    train(tmp_path / "run", corpus, SETTINGS, progress=lambda phrase, _: phrases.append(phrase))
-    assert next(phrase for phrase in phrases if "step" in phrase).startswith("Training, step 20 ")
+    assert goes_on_at(tmp_path / "run", corpus) == 22
     assert weights(tmp_path / "run") == weights(run)
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "share", "kept"), [(5, 1e6, 1, 20), (256, 0, 1e6, 21), (256, 0, 1e-9, 16)]
+)
+def test_states_between_the_checkpoints(
+    run: Path,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    seconds: float,
+    share: float,
+    kept: int,
+) -> None:
+    """For a run that is killed: every so many steps, or seconds, but not where writing it takes most of the time."""
+    monkeypatch.setattr("core.train.KEEP_STATE_EVERY", steps)
+    monkeypatch.setattr("core.train.KEEP_STATE_SECONDS", seconds)
+    monkeypatch.setattr("core.train.KEEP_STATE_SHARE", share)
+
+    def killed(phrase: str, _: float | None) -> None:
+        if phrase.startswith("Training, step 21 "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", corpus, SETTINGS, progress=killed)
+    assert goes_on_at(tmp_path / "run", corpus) == kept
+    assert weights(tmp_path / "run") == weights(run)
+
+
+def goes_on_at(run: Path, corpus: Corpus) -> int:
+    """The step of the state, and that the run goes on there, to its end."""
+    step = int(load_file(run / "state.safetensors")["step"].item())
+    phrases: list[str] = []
+    train(run, corpus, SETTINGS, progress=lambda phrase, _: phrases.append(phrase))
+    assert next(phrase for phrase in phrases if "step" in phrase).startswith(f"Training, step {step} ")
+    return step
 
 
 def test_stopped_between_a_checkpoint_and_its_state(
@@ -209,7 +240,7 @@ def test_stopped_between_a_checkpoint_and_its_state(
             tmp_path / "run", corpus, SETTINGS, progress=stopping(17), on_checkpoint=lambda step, _: told.append(step)
         )
     assert told == STEPS[:-1]
-    assert load_file(tmp_path / "run/state.safetensors")["step"].item() == 16
+    assert load_file(tmp_path / "run/state.safetensors")["step"].item() == 17
     train(tmp_path / "run", corpus, SETTINGS)
     assert weights(tmp_path / "run") == weights(run)
 

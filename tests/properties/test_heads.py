@@ -25,7 +25,7 @@ from core.observe import hidden_sums, position_keys, seen_through
 from core.pruning.curve import Judge
 from core.pruning.study import prune_curve
 from core.settings import Settings
-from core.steering import DIRECTIONS, Steerer, Steering
+from core.steering import DIRECTIONS, Edit, Steerer, Steering
 from core.store import Store
 from tests.ledger import attempt, refuse
 from tests.properties.texts import FIXED
@@ -370,3 +370,33 @@ def test_a_model_that_overflows_in_half_precision(tmp_path: Path) -> None:
     settings = Settings(positions=64, context=8)
     said = refuse(lambda: Analysis(str(name), "sampler", settings, Store(tmp_path / "store")).encoding(), AnalysisError)
     assert "float32" in said or "finite" in said
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.9, 0.999, 1.001, 2, 3])
+def test_a_head_so_steep_that_small_steps_change_nothing(tmp_path: Path, folder: Path, ratio: float) -> None:
+    """What larger steps do is looked for too."""
+    name = changed(folder, tmp_path / "model", lambda weight: weight * 1000)
+    analysis = Analysis(name, "sampler", Settings(positions=400, context=32), Store(tmp_path / "store"))
+    token = int(np.argmax(analysis.encoding().alpha))
+    assert analysis.steer([Edit(token, ratio)]).tokens[0].realised == pytest.approx(ratio, rel=1e-6)
+
+
+def test_a_token_whose_embedding_is_no_number(tmp_path: Path, folder: Path) -> None:
+    """Only texts that hold the token are concerned: each says so, and none is sampled from what is no probability."""
+    name = Path(changed(folder, tmp_path / "model", lambda weight: weight))
+    analysis = Analysis(str(name), "sampler", Settings(positions=64, context=8), Store(tmp_path / "store"))
+    token = analysis.loaded().tokenizer("&")["input_ids"][-1]
+    tensors = load_file(name / "model.safetensors")
+    tensors["model.embed_tokens.weight"][token, 5] = float("nan")
+    save_file(tensors, name / "model.safetensors", {"format": "pt"})
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"word {number} & another word of many" for number in range(400)))
+
+    def of(corpus: str) -> Analysis:
+        return Analysis(str(name), corpus, Settings(positions=64, context=8), Store(tmp_path / "store"))
+
+    assert of("sampler").encoding().dim > 0
+    for work in (lambda: of("sampler").next_token("a & b"), lambda: of("sampler").generate("a & b")):
+        assert "at this prompt are not finite numbers" in refuse(work, AnalysisError)
+    said = refuse(lambda: of(str(text)).encoding(), AnalysisError)
+    assert "on this text are not finite numbers" in said and "another checkpoint" in said and "float32" not in said

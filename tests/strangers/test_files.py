@@ -206,6 +206,7 @@ HEADERS = {
     "no json": header(b"\xff\xfe{}"),
     "a list": header([1, 2]),
     "twice": header(b'{"a": 1, "a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}'),
+    "too many": header({f"t{i}": tensor([0], 0, 0) for i in range(250_000)}),
     "blanks": header(b" " * 5_000_000),
     "no dtype": header({"a": {"shape": [4], "data_offsets": [0, 16]}}),
 }
