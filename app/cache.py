@@ -558,6 +558,13 @@ def measured_dynamics(series: str) -> Dynamics | None:
     return job.result if job is not None and job.state == "done" else None
 
 
+def forget_ended_dynamics(series: str) -> None:
+    """A run that was cancelled or failed, so that it goes on."""
+    job = jobs.analyses().find(("dynamics", series))
+    if job is not None and job.state != "done":
+        forget_dynamics(series)
+
+
 def forget_dynamics(series: str) -> None:
     jobs.analyses().forget(("dynamics", series))
 

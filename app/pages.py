@@ -47,8 +47,8 @@ def _draw() -> None:
         widgets.problem(f"So it is with {words.plural(more, 'more field', 'more fields')} of the address.")
     if trouble := Store().trouble:
         widgets.warning(
-            f"Results cannot be kept on the disk of this server ({html.escape(trouble)}): until it can be written to again, "
-            "what is computed is gone when the server ends."
+            f"Results cannot be kept on the disk of this server ({html.escape(trouble)}): what is computed until it can be "
+            "written to again is gone when the server ends."
             + ("" if rules().shared else " Another folder is chosen with --cache.")
         )
     with preload.drawing(), jobs.answering():

@@ -392,22 +392,33 @@ def waiting(job: Job) -> None:
             st.rerun()
 
 
-def progress(job: Job, lane: Lane, show: Callable[[Any], None] | None = None) -> None:
+def progress(
+    job: Job,
+    lane: Lane,
+    show: Callable[[Any], None] | None = None,
+    *,
+    again: Callable[[], object] | None = None,
+) -> None:
     """A job from waiting to done, in a place that keeps its size; the page is drawn again when it is done.
 
-    `show` draws what there is of the result so far, under the progress.
+    Args:
+        show: draws what there is of the result so far, under the progress.
+        again: begins it anew after it has ended, where the page itself only does so for a button of its own. Such a job keeps
+            nothing before its end.
     """
     with st.container(key="job"):
         pace = PACE_IN_LINE if lane.place(job) > 1 else PACE
-        st.fragment(_progress, run_every=pace)(job, lane, show, pace)
+        st.fragment(_progress, run_every=pace)(job, lane, show, pace, again)
 
 
-def _progress(job: Job, lane: Lane, show: Callable[[Any], None] | None, pace: float) -> None:
+def _progress(
+    job: Job, lane: Lane, show: Callable[[Any], None] | None, pace: float, again: Callable[[], object] | None
+) -> None:
     job.seen[state.session()] = jobs.now()
     if job.state == "done":
         st.rerun()
     if job.state in ("failed", "cancelled"):
-        _ended(job, lane)
+        _ended(job, lane, again)
         return
     if pace == PACE_IN_LINE and lane.place(job) <= 1:
         st.rerun()
@@ -443,12 +454,16 @@ def cancelled(job: Job, lane: Lane) -> bool:
     return True
 
 
-def _ended(job: Job, lane: Lane) -> None:
+def _ended(job: Job, lane: Lane, again: Callable[[], object] | None) -> None:
     if job.state == "failed":
         problem(job.error)
     else:
-        kept = " What was finished of the analysis is kept; starting again goes on from there." if keeps() else ""
+        kept = (
+            " What was finished of the analysis is kept; starting again goes on from there."
+            if keeps() and not again
+            else ""
+        )
         st.info(f"Cancelled.{kept}")
     if st.button("Try again" if job.state == "failed" else "Start again", key="job-again"):
         lane.forget(job.key)
-        st.rerun()
+        start(again or (lambda: None))

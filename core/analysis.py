@@ -300,7 +300,9 @@ class Analysis:
             return TokenChoice(ids[0], pieces[0], f"{quoted(text)} is read as the token {pieces[0]!r}.")
         shown = " + ".join(repr(piece) for piece in pieces[:6]) + (" + …" if len(pieces) > 6 else "")
         return TokenChoice(
-            ids[0], pieces[0], f"{quoted(text)} is {len(ids)} tokens ({shown}); its first, {pieces[0]!r}, is steered."
+            ids[0],
+            pieces[0],
+            f"{quoted(text)} is {len(ids)} tokens ({shown}); its first, {pieces[0]!r}, is taken.",
         )
 
     def _token_by_id(self, text: str) -> TokenChoice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 
 from core.foreign import reason
@@ -12,6 +13,10 @@ from core.words import quoted
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """How a system says that a disk, or what a user may have of it, is full."""
+
+
+LEAST_ROOM = 2**16
+"""Free bytes below which a disk is called full before anything was tried: no result is smaller."""
 
 
 def of_the_system(error: Exception) -> OSError:
@@ -40,7 +45,7 @@ def closed(folder: Path) -> str | None:
     try:
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         if os.access(there, os.W_OK):
-            return None
+            return None if shutil.disk_usage(there).free >= LEAST_ROOM else os.strerror(errno.ENOSPC)
         read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
     except OSError as error:
         return why(error)

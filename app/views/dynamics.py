@@ -99,6 +99,7 @@ def _train_form() -> None:
 
 def _start_training(corpus: str, size: str, seed: int) -> None:
     name = runs.Run(size, seed, corpus).name
+    cache.forget_ended_dynamics(name)
     state.choose(series=name, trained=name)
 
 

@@ -144,7 +144,7 @@ def _texts(choice: Choice, methods: list[str], removed: float) -> None:
         if st.button("Write", type="primary", key="prune-write"):
             widgets.start(lambda: cache.pruned_texts(choice, wanted))
     elif job.state != "done":
-        widgets.progress(job, jobs.generation())
+        widgets.progress(job, jobs.generation(), again=lambda: cache.pruned_texts(choice, wanted))
     else:
         widgets.note("Before: the full head. After: the pruned one. Shaded from the first token that differs.")
         result = job.result
@@ -160,7 +160,7 @@ def _cost(choice: Choice, methods: list[str], removed: float) -> None:
         if st.button("Measure", type="primary", key="prune-measure-cost"):
             widgets.start(lambda: cache.pruned_cost(choice, method, removed))
     elif job.state != "done":
-        widgets.progress(job, jobs.generation())
+        widgets.progress(job, jobs.generation(), again=lambda: cache.pruned_cost(choice, method, removed))
     else:
         chart = figures.cost(job.result, state.look())
         widgets.chart(chart, "cost", "Time of the smaller head")
@@ -185,10 +185,14 @@ def _export(choice: Choice, encoding: Encoding, methods: list[str], removed: flo
                            if e.token_id in known)  # fmt: skip
         steer = bool(listed) and st.toggle(f"Steer: {listed}", value=False, key="export-steer")
         pressed = st.form_submit_button("Export", type="primary")
+    chosen = tuple(e for e in state.edits() if e.token_id in known) if steer else ()
+
+    def begin() -> None:
+        cache.export(choice, folder or "", chosen, method if prune else None, removed if prune else None)
+
     if pressed:
-        chosen = tuple(e for e in state.edits() if e.token_id in known) if steer else ()
         try:
-            cache.export(choice, folder or "", chosen, method if prune else None, removed if prune else None)
+            begin()
         except HeadscopeError as error:
             widgets.problem(error)
             return
@@ -200,7 +204,7 @@ def _export(choice: Choice, encoding: Encoding, methods: list[str], removed: flo
             "full matrix, because transformers knows no smaller one: the file does not shrink."
         )
     elif job.state != "done":
-        widgets.progress(job, jobs.generation())
+        widgets.progress(job, jobs.generation(), again=begin)
     else:
         done = job.result
         widgets.say(sentences.exported(done))

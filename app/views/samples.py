@@ -55,7 +55,12 @@ def page() -> None:
         widgets.note("Press Write for texts by this model.")
         return
     if job.state != "done":
-        widgets.progress(job, jobs.generation(), lambda partial: _show_partial(encoding, asked, *partial))
+        widgets.progress(
+            job,
+            jobs.generation(),
+            lambda partial: _show_partial(encoding, asked, *partial),
+            again=lambda: cache.texts(choice, asked),
+        )
         return
     with place:
         widgets.say(sentences.texts(job.result))

@@ -179,7 +179,8 @@ def _few(choice: Choice, steering: Steering, encoding: Encoding) -> None:
         if st.button("Measure", type="primary", key="few-start"):
             widgets.start(lambda: cache.few_shot(choice, state.edits(), steering.direction))
     elif job.state != "done":
-        widgets.progress(job, jobs.generation())
+        again = lambda: cache.few_shot(choice, state.edits(), steering.direction)  # noqa: E731
+        widgets.progress(job, jobs.generation(), again=again)
     else:
         chart = figures.few_shot(job.result, steering.tokens[0].target, state.look())
         widgets.chart(chart, "few", "Estimated from few positions")

@@ -737,6 +737,32 @@ def test_texts_appear_while_they_are_written(visit: Visit) -> None:
     assert "expected 1.7" in text_of(fine(settled(test)))
 
 
+def test_texts_that_were_cancelled_are_started_again(visit: Visit) -> None:
+    class Slow(ArrayAnalysis):
+        begun, go_on = threading.Event(), threading.Event()
+
+        def generate(self, *arguments, progress: Progress = no_progress, **options):
+            self.begun.set()
+            assert self.go_on.wait(20)
+            progress("Sampling texts", 0.5)  # where a cancelled job ends
+            return super().generate(*arguments, progress=progress, **options)
+
+    analysis = Slow()
+    test = visit("model", analysis, model="smollm2", edit=EDIT)
+    test.switch_page("views/samples.py").run()
+    while not analysis.begun.wait(0.05):
+        test.run()
+    test.run()
+    button(test, "Cancel").click().run()
+    analysis.go_on.set()
+    (job,) = jobs.generation()._jobs.values()
+    assert job.finished.wait(20)
+    test.run()
+    assert [info.value for info in test.info] == ["Cancelled."]  # no text is kept before all are written
+    button(test, "Start again").click().run()
+    assert "expected 1.7" in text_of(fine(settled(test)))
+
+
 def test_a_failed_analysis_gets_its_sentence_and_can_be_tried_again(visit: Visit) -> None:
     class Broken(ArrayAnalysis):
         broken = True

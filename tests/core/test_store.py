@@ -147,6 +147,14 @@ def test_a_disk_that_takes_nothing_is_told_before_anything_is_computed(
     assert Store(tmp_path / "new").trouble == why
 
 
+def test_a_full_disk_is_told_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 0
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=free))
+    assert Store(tmp_path / "new").trouble == "No space left on device"
+    free = 10**6
+    assert Store(tmp_path / "new").trouble is None
+
+
 def test_runs_that_were_left_make_room(tmp_path: Path) -> None:
     """Of what cancelled runs leave only so much is kept, the newest; what may be at work stays."""
     store = Store(tmp_path)
