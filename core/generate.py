@@ -154,7 +154,7 @@ def next_token(
     edit = edit_of(model, steering, pruned)
     edited = logits if edit is None else edit.apply(logits, hidden)
     for each in (logits, edited):
-        _check_finite(each, model.files.name)
+        _check_finite(each, model)
     before, after = (x[0].double().log_softmax(0).cpu() for x in (logits, edited))
     real = torch.from_numpy(model.head.is_token)
     steered = [] if steering is None else list(steering.token_ids)
@@ -179,12 +179,16 @@ def next_token(
     )
 
 
-def _check_finite(logits: torch.Tensor, name: str) -> None:
+def _check_finite(logits: torch.Tensor, model: LoadedModel) -> None:
     """Raises `AnalysisError` where a row of logits [n, V] gives no probabilities; columns that are no tokens may be -inf."""
     if not logits.amax(1).isfinite().all():
         raise AnalysisError(
-            f"The logits of {name} at this prompt are not finite numbers: its weights hold NaN or infinite values, or overflow "
-            "in half precision: try --dtype float32, or choose another checkpoint."
+            f"The logits of {model.files.name} at this prompt are not finite numbers: its weights hold NaN or infinite values"
+            + (
+                ": choose another checkpoint."
+                if model.description.dtype == "float32"
+                else ", or overflow in half precision: try --dtype float32."
+            )
         )
 
 
@@ -292,7 +296,7 @@ class Draw(LogitsProcessor):
         coupled: bool,
     ) -> None:
         self.recorded, self.sampling, self.ends = recorded, sampling, torch.tensor(ends, device=model.device)
-        self.edited, self.coupled, self.name = edited, coupled, model.files.name
+        self.edited, self.coupled, self.model = edited, coupled, model
         self.noise = torch.Generator().manual_seed(sampling.seed)
         self.shape: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
         if sampling.top_k:
@@ -312,7 +316,7 @@ class Draw(LogitsProcessor):
         scores = scores.float()
         if self.edited is not None:
             scores = torch.cat([scores[:count], self.edited.apply(scores[count:], hidden[count:])])
-        _check_finite(scores, self.name)
+        _check_finite(scores, self.model)
         for shape in self.shape:
             scores = shape(input_ids, scores)
         self.active.append(~self.finished)
@@ -434,7 +438,7 @@ def sample_documents(
 
     class _Draw(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            _check_finite(scores, model.files.name)
+            _check_finite(scores, model)
             progress("Sampling the model's own text", min(1.0, (have + batch * input_ids.shape[1]) / tokens))
             uniform = torch.rand(scores.shape, generator=draw, dtype=torch.float32)
             return scores.float() - torch.log(-torch.log(uniform.clamp(1e-30, 1 - 2**-24))).to(scores.device)

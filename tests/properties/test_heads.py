@@ -397,6 +397,7 @@ def test_a_token_whose_embedding_is_no_number(tmp_path: Path, folder: Path) -> N
 
     assert of("sampler").encoding().dim > 0
     for work in (lambda: of("sampler").next_token("a & b"), lambda: of("sampler").generate("a & b")):
-        assert "at this prompt are not finite numbers" in refuse(work, AnalysisError)
+        said = refuse(work, AnalysisError)
+        assert "at this prompt are not finite numbers" in said and "float32" not in said
     said = refuse(lambda: of(str(text)).encoding(), AnalysisError)
     assert "on this text are not finite numbers" in said and "another checkpoint" in said and "float32" not in said
