@@ -57,6 +57,10 @@ body:has([data-test-connection-state]:not([data-test-connection-state="CONNECTED
   font-size: 0;
   & > * {display: none;}
   &::after {content: "HS_UNREACHED"; font-size: 1rem;}}
+.hs-still:empty {display: none;}
+.hs-still {position: fixed; top: .7rem; left: 50%; transform: translateX(-50%); z-index: 1000000; width: max-content;
+  max-width: min(38rem, 92vw); padding: .6rem 1rem; border-radius: .5rem; background: #1F2937; color: #FFFFFF;
+  line-height: 1.45; font-family: "Source Sans", sans-serif; box-shadow: 0 2px 12px rgb(0 0 0 / .35);}
 .st-key-job {min-height: 26rem;}
 .st-key-compare-status {min-height: 3.6rem; justify-content: center;}
 .st-key-lesson-bar {padding-top: .9rem;}

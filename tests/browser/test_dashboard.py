@@ -215,6 +215,8 @@ class Line:
     def __init__(self, server: Server) -> None:
         self.to = urlsplit(server.url).port
         self.whole = True
+        self.flows = threading.Event()
+        self.flows.set()
         self.ends: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://localhost:{self.listener.getsockname()[1]}"
@@ -245,6 +247,7 @@ class Line:
     def _carry(self, one: socket.socket, other: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while piece := one.recv(65536):
+                self.flows.wait()
                 other.sendall(piece)
         for end in (one, other):
             with contextlib.suppress(OSError):
@@ -257,6 +260,7 @@ def line(demo: Server) -> Iterator[Line]:
     made = Line(demo)
     yield made
     made.listener.close()
+    made.flows.set()
     made.cut()
 
 
@@ -328,6 +332,22 @@ def test_what_is_said_when_the_server_cannot_be_reached(browser: Browser, line: 
     assert body.evaluate("body => getComputedStyle(body).fontSize") == "0px" and not body.locator("*:visible").count()
     line.heal()
     expect(page.get_by_role("dialog")).to_be_hidden()
+    context.close()
+
+
+def test_a_server_that_stands_still_is_told(browser: Browser, line: Line) -> None:
+    """Nothing is closed and nothing comes: Streamlit itself would say nothing."""
+    context = browser.new_context(base_url=line.url)
+    page = context.new_page()
+    visit(page, "/method")
+    told = page.get_by_text("The server has not answered for some seconds")
+    expect(told).to_be_hidden()
+    line.flows.clear()
+    expect(told).to_be_visible(timeout=20_000)
+    assert page.locator(".hs-still").bounding_box()["y"] >= 0  # type: ignore[index]
+    line.flows.set()
+    expect(told).to_be_hidden(timeout=20_000)
+    assert not page.get_by_role("dialog").count()
     context.close()
 
 
