@@ -34,3 +34,11 @@ def is_out_of_memory(error: BaseException) -> bool:
         "can't allocate memory|not enough memory|out of memory", str(error)
     )
     return isinstance(error, MemoryError) or bool(told)
+
+
+def not_finite(what: str, *, half: bool) -> AnalysisError:
+    """What is said of logits or hidden states that are no numbers; `half` if the model computes in half precision."""
+    return AnalysisError(
+        f"{what} are not finite numbers: its weights hold NaN or infinite values"
+        + (", or overflow in half precision: try --dtype float32." if half else ": choose another checkpoint.")
+    )

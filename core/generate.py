@@ -30,7 +30,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from core.errors import AnalysisError, InputError
+from core.errors import InputError, not_finite
 from core.foreign import no_panics
 from core.model.chat import in_chat
 from core.results import Generated, NextToken, Sampling, TokenCount
@@ -182,14 +182,7 @@ def next_token(
 def _check_finite(logits: torch.Tensor, model: LoadedModel) -> None:
     """Raises `AnalysisError` where a row of logits [n, V] gives no probabilities; columns that are no tokens may be -inf."""
     if not logits.amax(1).isfinite().all():
-        raise AnalysisError(
-            f"The logits of {model.files.name} at this prompt are not finite numbers: its weights hold NaN or infinite values"
-            + (
-                ": choose another checkpoint."
-                if model.description.dtype == "float32"
-                else ", or overflow in half precision: try --dtype float32."
-            )
-        )
+        raise not_finite(f"The logits of {model.files.name} at this prompt", half=model.description.dtype != "float32")
 
 
 def _largest(log_p: torch.Tensor, real: torch.Tensor, top: int) -> list[int]:

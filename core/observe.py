@@ -22,7 +22,7 @@ import torch
 
 from core import disk
 from core.corpus import Chunk, Plan
-from core.errors import AnalysisError
+from core.errors import AnalysisError, not_finite
 from core.head_pass import HeadPass
 from core.moments import Moments, Observation, Reservoir
 from core.settings import Progress, no_progress
@@ -109,13 +109,8 @@ def observe_chunk(
     real = real.to(hidden.device)
     hidden = hidden[real]  # [n, d]
     if not torch.isfinite(hidden).all():
-        raise AnalysisError(
-            f"The hidden states of {model.files.name} on this text are not finite numbers: its weights hold NaN or infinite "
-            + (
-                "values: choose another checkpoint."
-                if model.description.dtype == "float32"
-                else f"values, or overflow with dtype {model.description.dtype}: try --dtype float32."
-            )
+        raise not_finite(
+            f"The hidden states of {model.files.name} on this text", half=model.description.dtype != "float32"
         )
     targets = torch.from_numpy(chunk.targets[chunk.targets >= 0]).to(hidden.device)
     key = position_keys(chunk.positions[chunk.targets >= 0], seed)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.errors import AnalysisError
+from core.errors import AnalysisError, not_finite
 from core.model.facts import HeadCheck
 from core.model.head import Head
 from core.model.hook import visiting
@@ -88,14 +88,7 @@ def check_head(forward: Forward, layer: nn.Linear, head: Head, scale: float, ids
             "cannot be observed."
         )
     if not own.isfinite().all():
-        raise AnalysisError(
-            f"The logits of {name} on a plain text are not finite numbers: its weights hold NaN or infinite values"
-            + (
-                ": choose another checkpoint."
-                if layer.weight.dtype == torch.float32
-                else ", or overflow in half precision: try --dtype float32."
-            )
-        )
+        raise not_finite(f"The logits of {name} on a plain text", half=layer.weight.dtype != torch.float32)
     ours = head.logits(seen[0].float().flatten(0, 1) * scale).view_as(own)
     largest = own.abs().max().item()
     if largest >= LARGEST:
