@@ -277,30 +277,24 @@ def _train(
                     "start again."
                 )
             on_checkpoint(step, step_folder(run, step))
-    loss, state, kept, cost = math.nan, done, time.monotonic(), 0.0  # state: the step of the last one
+    loss, state = math.nan, _State(run, model, optimiser, done)
     for step in range(done, settings.steps + 1):
         if step in settings.checkpoints:
             # it may be there with its state not written, or removed
             if not step_folder(run, step).is_dir() or _is_damaged(step_folder(run, step)):
                 _keep_checkpoint(run, step, model, tokenizer)
             if step > done or step == 0:
-                _keep_state(run, step, model, optimiser)
-                state = step
+                state.keep(step)
             on_checkpoint(step, step_folder(run, step))
-        elif step > done and (
-            step % KEEP_STATE_EVERY == 0 or time.monotonic() - kept > max(KEEP_STATE_SECONDS, cost / KEEP_STATE_SHARE)
-        ):
-            begun = time.monotonic()
-            _keep_state(run, step, model, optimiser)
-            state, kept = step, time.monotonic()
-            cost = kept - begun
+        elif state.is_due(step):
+            state.keep(step)
         if step == settings.steps:
             break
         try:
             progress(_told(step, settings.steps, loss), step / settings.steps)
         except Cancelled:
-            if step > state:
-                _keep_state(run, step, model, optimiser)
+            if step > state.step:
+                state.keep(step)
             raise
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
@@ -484,16 +478,35 @@ def _keep_checkpoint(run: Path, step: int, model: GPTNeoXForCausalLM, tokenizer:
         tokenizer.save_pretrained(temporary)
 
 
-def _keep_state(run: Path, step: int, model: GPTNeoXForCausalLM, optimiser: torch.optim.AdamW) -> None:
-    from safetensors.torch import save_file
+class _State:
+    """The state of a run on the disk, from which it goes on: when it was kept last, and whether it is time again.
 
-    tensors = {"step": _number(step)}
-    for name, parameter in model.named_parameters():
-        tensors[f"weight.{name}"] = parameter.detach()
-        for key, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"{key}.{name}"] = value
-    with _file_appearing(run / "state.safetensors") as temporary:
-        save_file(tensors, temporary, {"digest": _digest(tensors)})
+    Attributes:
+        step: the one that the kept state belongs to.
+    """
+
+    def __init__(self, run: Path, model: GPTNeoXForCausalLM, optimiser: torch.optim.AdamW, step: int) -> None:
+        self._run, self._model, self._optimiser, self.step = run, model, optimiser, step
+        self._kept, self._seconds = time.monotonic(), 0.0
+
+    def is_due(self, step: int) -> bool:
+        waited = time.monotonic() - self._kept
+        slow = waited > max(KEEP_STATE_SECONDS, self._seconds / KEEP_STATE_SHARE)
+        return step > self.step and (slow or step % KEEP_STATE_EVERY == 0)
+
+    def keep(self, step: int) -> None:
+        from safetensors.torch import save_file
+
+        begun = time.monotonic()
+        tensors = {"step": _number(step)}
+        for name, parameter in self._model.named_parameters():
+            tensors[f"weight.{name}"] = parameter.detach()
+            for key, value in self._optimiser.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value
+        with _file_appearing(self._run / "state.safetensors") as temporary:
+            save_file(tensors, temporary, {"digest": _digest(tensors)})
+        self.step, self._kept = step, time.monotonic()
+        self._seconds = self._kept - begun
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

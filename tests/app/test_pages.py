@@ -574,6 +574,45 @@ def test_an_export_that_is_under_way_is_not_taken_for_another() -> None:
     assert said == ["An export to that folder is under way: wait for its end, or name another folder."]
 
 
+def test_an_export_that_was_cancelled_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def export() -> None:
+        from app import state
+        from app.views.pruning import _export
+        from tests.app.arrays import planted
+
+        state.start()
+        _export(state.choice(), planted()[2], ["saliency"], 0.3)
+
+    asked: list[tuple[object, ...]] = []
+    over = threading.Event()
+
+    def exported(progress: Progress) -> None:
+        assert over.wait(20)
+        progress("Writing", 0.5)  # where a cancelled job ends
+        raise AnalysisError("Seen to its end.")
+
+    def begin(choice: state.Choice, folder: str, *rest: object) -> None:
+        asked.append((folder, *rest))
+        jobs.generation().submit(("export", choice, folder), "Exporting", exported)
+
+    monkeypatch.setattr(cache, "export", begin)
+    test = AppTest.from_function(export)
+    test.run()
+    test.text_input(key="export-folder").set_value("out")
+    button(test, "Export").click().run()
+    button(test, "Cancel").click().run()
+    over.set()
+    (job,) = jobs.generation()._jobs.values()
+    assert job.finished.wait(20)
+    test.run()
+    assert [info.value for info in test.info] == ["Cancelled."]
+    button(test, "Start again").click().run()
+    (job,) = jobs.generation()._jobs.values()
+    assert job.finished.wait(20)
+    assert [read(error) for error in test.run().error] == ["Seen to its end."]
+    assert asked == [("out", (), "saliency", 0.3)] * 2
+
+
 def test_a_number_of_any_length_is_said_shortly(visit: Visit) -> None:
     test = visit("model", model="smollm2", edit="9" * 4000 + ":2")
     assert [read(error) for error in test.error] == [
@@ -892,6 +931,37 @@ def test_an_address_alone_trains_no_model(visit: Visit, tmp_path: Path, monkeypa
     assert asked == ["train:small:3:python-docs"]
     refused = visit("dynamics", series="train:small:\u0663:python-docs")
     assert len(refused.error) == 1 and "has no such name" in refused.error[0].value
+
+
+def test_train_goes_on_with_a_run_that_was_cancelled(
+    visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    series = "train:small:0:python-docs"
+    begun, go_on = threading.Event(), threading.Event()
+    times: list[str] = []
+
+    def measured(name: str, run: runs.Run | None, progress: Progress) -> object:
+        times.append(name)
+        begun.set()
+        assert go_on.wait(20)
+        progress("Training", 0.5)  # where a cancelled job ends
+        return bundled()
+
+    monkeypatch.setattr("app.cache._measure", measured)
+    test = fine(visit("dynamics", corpus="python-docs"))
+    test.button("train-start").click().run()
+    while not begun.wait(0.05):
+        test.run()
+    test.run()
+    button(test, "Cancel").click().run()
+    go_on.set()
+    job = jobs.analyses().find(("dynamics", series))
+    assert job is not None and job.finished.wait(20)
+    assert "goes on from there" in test.run().info[0].value
+    test.button("train-start").click().run()
+    assert button(fine(settled(test)), "Keep this run")
+    assert times == [series] * 2
 
 
 def test_a_run_on_a_disk_that_takes_nothing(visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,17 +223,17 @@ def test_stopped_between_a_checkpoint_and_its_state(
     """The step's folder is there and the state is an older one: the step is told and kept as any other."""
     from core import train as module
 
-    keep_state = module._keep_state
+    keep = module._State.keep
 
-    def stopped(run: Path, step: int, *rest: object) -> None:
+    def stopped(state: module._State, step: int) -> None:
         if step == 16:
             raise Cancelled("Stopped.")
-        keep_state(run, step, *rest)  # type: ignore[arg-type]
+        keep(state, step)
 
-    monkeypatch.setattr(module, "_keep_state", stopped)
+    monkeypatch.setattr(module._State, "keep", stopped)
     with pytest.raises(Cancelled):
         train(tmp_path / "run", corpus, SETTINGS)
-    monkeypatch.setattr(module, "_keep_state", keep_state)
+    monkeypatch.setattr(module._State, "keep", keep)
     told: list[int] = []
     with pytest.raises(Cancelled):
         train(
