@@ -128,7 +128,9 @@ def _keep_or_discard(series: str) -> None:
             widgets.note("This run is kept: it stands in the list above, also after a restart.")
         else:
             st.button("Keep this run", key="run-keep", on_click=_try, args=(runs.keep, series))
-        st.button("Discard this run", key="run-discard", on_click=_try, args=(_discard, series))
+        with st.popover("Discard this run"):
+            st.markdown("Its model and all its checkpoints are deleted; training again takes as long as it took.")
+            st.button("Delete it", key="run-discard", on_click=_try, args=(_discard, series))
     match state.chosen("run_refused"):
         case (refused, str(told)) if refused == series:
             widgets.problem(told)

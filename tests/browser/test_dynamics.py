@@ -103,6 +103,7 @@ def test_training_live_killed_half_way(visit_app: Callable[[], tuple[Page, ExitS
     page.get_by_role("button", name="Keep this run").click()
     expect(page.get_by_text("This run is kept")).to_be_visible()
     page.get_by_role("button", name="Discard this run").click()
+    page.get_by_role("button", name="Delete it").click()
     expect(page.get_by_text("came with Headscope").first).to_be_visible()
     assert not list((tmp_path / "cache" / "runs").glob("*/step-*"))
     server.close()
