@@ -148,7 +148,8 @@ def _use(name: str, content: bytes, **also: object) -> None:
 
 def _take_upload() -> None:
     file = state.chosen("upload")
-    if not isinstance(file, UploadedFile):  # none, or one that Streamlit has let go of
+    if not isinstance(file, UploadedFile):  # none any more, or one that Streamlit has let go of
+        state.choose(upload_refused="")
         return
     content = file.getvalue()
     most, kind = _most_megabytes(), file.name.rpartition(".")[2].lower()

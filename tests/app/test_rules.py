@@ -320,6 +320,9 @@ def test_a_kind_of_file_that_is_not_taken_is_told_in_our_words(monkeypatch: pyte
     sidebar._take_upload()
     said = f"The file {name!r} is not taken, only .txt, .md, .jsonl, .csv: save its text as .txt."
     assert state.chosen("upload_refused") == said and state.chosen("corpus") == "sampler"
+    state.choose(upload=None)  # taken away again
+    sidebar._take_upload()
+    assert not state.chosen("upload_refused")
 
 
 def test_strangers_are_not_offered_the_hosts_own_runs(
