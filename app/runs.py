@@ -109,7 +109,7 @@ def kept() -> list[str]:
     names = []
     for mark in sorted((Store().folder / "runs").glob(f"*/{MARK}")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            names.append(str(json.loads(mark.read_text("utf-8"))["series"]))
+            names.append(str(json.loads(disk.content(mark))["series"]))
     return names
 
 

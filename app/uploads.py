@@ -61,7 +61,7 @@ def _key() -> bytes:
     """This cache's own secret, made when the first upload is kept. Another one later only gives other addresses."""
     path = Store().folder / "uploads.key"
     with contextlib.suppress(OSError):
-        if len(key := path.read_bytes()) == KEY_BYTES:
+        if len(key := disk.content(path)) == KEY_BYTES:
             return key
     key = secrets.token_bytes(KEY_BYTES)
     write_atomically(path, key)

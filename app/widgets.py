@@ -54,8 +54,9 @@ STYLE = """
 .hs-held-out dd {color: HS_HELD_OUT; text-decoration: underline dashed; text-underline-offset: .25em;}
 .stSkeleton, .stSkeleton * {animation: none !important;}
 .stFileChip[aria-invalid="true"] {height: auto; flex-wrap: wrap;}
-.stFileChip [role="alert"] {position: static !important; width: 0 !important; min-width: 100%; height: auto !important; clip: auto !important;
-  clip-path: none !important; white-space: normal !important; overflow: visible !important; padding: .2rem .5rem; font-size: .875rem;}
+.stFileChip [role="alert"] {position: static !important; width: 0 !important; min-width: 100%; height: auto !important;
+  clip: auto !important; clip-path: none !important; white-space: normal !important; overflow: visible !important;
+  padding: .2rem .5rem; font-size: .875rem;}
 body:has([data-test-connection-state]:not([data-test-connection-state="CONNECTED"])) [role="dialog"] > h2 + div {
   font-size: 0;
   & > * {display: none;}

@@ -407,6 +407,10 @@ class Analysis:
         keys = self._pruning_keys(self.files(progress), other, methods, removed, seeds)
         found = {method: self.store.get("pruning", keys[method], Pruning) for method in methods}
         if any(each is None for each in found.values()):
+            if any(method in NEEDS_OWN_TEXT and found[method] is None for method in methods):
+                from core.generate import check_writes
+
+                check_writes(self.loaded(progress))
             encoding, fit = self.encoding(progress), self.observation(progress).fit
             sample = other.observation(progress).held_out.reservoir
             from core.pruning.curve import Judge

@@ -40,6 +40,17 @@ def why(error: Exception) -> str:
     return found.strerror or reason(found)
 
 
+def content(path: Path) -> bytes:
+    """The bytes of a file that Headscope keeps.
+
+    Raises:
+        OSError: as reading does; also where something else has its name, for a pipe would be waited for without end.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no ordinary file", str(path))
+    return path.read_bytes()
+
+
 def closed(folder: Path) -> str | None:
     """Why nothing can be written into a folder, or where it would be made; None where that may be, as far as one can see."""
     try:

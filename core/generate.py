@@ -100,7 +100,8 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
         new_tokens: room that must be left in the model's context.
 
     Raises:
-        InputError: an empty prompt where the model has no beginning-of-text token, a prompt that is too long, no template.
+        InputError: an empty prompt where no token of the model begins or ends a text, a prompt that is too long, no
+            template.
     """
     tokenizer = model.tokenizer
     if len(prompt) > MOST_CHARACTERS:
@@ -415,6 +416,17 @@ def _interval(per_text: np.ndarray, seed: int) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def check_writes(model: LoadedModel) -> None:
+    """Raises `InputError` where a model cannot write from nothing, for no token of it begins or ends a text."""
+    tokenizer = model.tokenizer
+    begun = tokenizer("", verbose=False)["input_ids"]
+    if not begun and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise InputError(
+            f"{model.files.name} cannot write a text of its own, for its tokenizer names no token with which one begins or "
+            "ends: choose another text than self:N, and another method than rotated-self."
+        )
+
+
 @torch.inference_mode()
 def sample_documents(
     model: LoadedModel, tokens: int, length: int, seed: int, progress: Progress = no_progress
@@ -424,6 +436,7 @@ def sample_documents(
     Each starts from the model's beginning-of-text token (or its end-of-text token), at temperature 1, nothing cut off.
     """
     ends = set(_end_ids(model))
+    check_writes(model)
     start = encode_prompt(model, "")
     draw = torch.Generator().manual_seed(seed)
     documents: list[np.ndarray] = []

@@ -219,7 +219,7 @@ def read_run(run: Path) -> dict[str, Any]:
         InputError: the folder holds no run that can be read.
     """
     try:
-        found = json.loads((run / "run.json").read_text("utf-8"))
+        found = json.loads(disk.content(run / "run.json"))
         TrainSettings(**found["settings"])
         if found.pop("digest", None) not in (None, _digest_of(found)):
             raise ValueError("digest")
@@ -442,8 +442,8 @@ def _sha256(path: Path) -> str:
 def _is_damaged(folder: Path) -> bool:
     """Whether the files of a folder are not those that were written; one that never was listed is taken as it is."""
     try:
-        known = json.loads((folder / HASHES).read_text("utf-8"))
-        return any(_sha256(folder / name) != sha256 for name, sha256 in known.items())
+        known = json.loads(disk.content(folder / HASHES))
+        return any(not (folder / name).is_file() or _sha256(folder / name) != sha256 for name, sha256 in known.items())
     except FileNotFoundError:
         return (folder / HASHES).exists()
     except (OSError, ValueError, AttributeError, TypeError):

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core import disk
 from core.errors import AnalysisError
 from core.settings import Progress
 
@@ -68,7 +69,7 @@ class Reloader:
         """What the other process found in the folder, which is complete now.
 
         Raises:
-            AnalysisError: stock transformers cannot load it or run it; the message says why.
+            AnalysisError: stock transformers cannot load it or run it; the message says why. OSError: the disk is full.
         """
         with contextlib.suppress(OSError):  # it has died: told below
             if self.process.stdin is not None:
@@ -76,9 +77,11 @@ class Reloader:
                 self.process.stdin.flush()
         while not (self.scratch / ANSWER).is_file():
             progress("Reloading the checkpoint in another process", None)
-            if self.process.poll() is not None:
+            if (code := self.process.poll()) is not None:
+                if code in disk.FULL:
+                    raise OSError(code, os.strerror(code))
                 raise AnalysisError(
-                    f"The process that reloads the export ended early (code {self.process.returncode}), perhaps for want "
+                    f"The process that reloads the export ended early (code {code}), perhaps for want "
                     "of memory, and the export was given up: close other programs and try again."
                 )
             time.sleep(0.05)
@@ -101,15 +104,21 @@ def main(scratch: Path, device: str, threads: int) -> None:
         if sys.stdin.readline():
             write_answer(scratch, device)
         sys.stdin.read()
+    except Exception as error:
+        if (number := disk.of_the_system(error).errno) in disk.FULL:
+            sys.exit(number)
+        raise
     finally:  # the exporting process is gone
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_answer(scratch: Path, device: str) -> None:
-    """Reload, run and report; an error is reported too."""
+    """Reload, run and report; an error is reported too, but for a full disk, on which no report can be relied."""
     try:
         found = run_checkpoint(scratch, device)
     except Exception as error:
+        if disk.of_the_system(error).errno in disk.FULL:
+            raise
         found = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
     writing = scratch / f"{ANSWER}.writing"
     writing.write_text(json.dumps(found), "utf-8")

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from core import disk
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
 from core.model.weights import file_sha256, readable
@@ -39,7 +40,7 @@ def converted_folder(sha256: str, cache: Path) -> Path:
 def is_converted(folder: Path, cache: Path, progress: Progress = no_progress) -> bool:
     """Whether a conversion is there, and every file as it was written."""
     try:
-        known = json.loads((folder / HASHES).read_text("utf-8"))
+        known = json.loads(disk.content(folder / HASHES))
         names = {path.name for path in folder.iterdir()} - {HASHES}
         return names == set(known) and all(file_sha256(folder / n, cache, progress) == known[n] for n in names)
     except (OSError, ValueError, TypeError, InputError):

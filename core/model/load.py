@@ -20,6 +20,7 @@ from jaxtyping import Float32, Int
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from core import disk
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.foreign import asks_for_code, no_panics, reason
 from core.model.facts import HeadCheck, HeadDescription
@@ -295,7 +296,7 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     except HeadscopeError:
         raise
     except Exception as error:
-        there = sorted(path.name for path in folder.glob("*.json") if TOKENIZER.match(path.name))
+        there = sorted(path.name for path in folder.glob("*.json") if TOKENIZER.match(path.name) and path.is_file())
         why = reason(error)
         if asks_for_code(error):
             remedy = "choose a model whose tokenizer needs none"
@@ -318,7 +319,7 @@ TOKENIZER = re.compile("tokenizer|special_tokens|added_tokens|vocab")
 def _require_bounded(path: Path, name: str) -> None:
     """Raises `AnalysisError` if what a tokenizer puts in the place of characters can make a text hundreds of times longer."""
     try:
-        given = json.loads(path.read_bytes())
+        given = json.loads(disk.content(path))
     except (OSError, ValueError, RecursionError):  # none, or one that the tokenizer's own reader will refuse
         return
     for part in ("normalizer", "decoder"):

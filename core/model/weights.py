@@ -8,6 +8,7 @@ asks for Python code of its own. The sum of a model's headers also tells its siz
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -267,6 +268,8 @@ def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> st
     """
     with readable(path):
         real = path.resolve()
+        if not real.is_file():
+            raise FileNotFoundError(errno.ENOENT, "no ordinary file", str(path))
         stat = real.stat()
         mark = f"{real} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
         known = _hashed.get(mark) or _known_hashes(cache).get(mark, "")
@@ -303,7 +306,7 @@ def _checksum(mark: str, sha256: str) -> str:
 
 def _known_hashes(cache: Path) -> dict[str, str]:
     try:
-        table = json.loads((cache / "hashes.json").read_text(encoding="utf-8"))
+        table = json.loads(disk.content(cache / "hashes.json"))
         return {str(key): str(value) for key, value in table.items()}
     except (OSError, ValueError, AttributeError):
         return {}

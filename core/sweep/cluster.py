@@ -160,9 +160,14 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
     stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        where = "on this machine" if address is None else f"at {address!r}"
-        raise InputError(f"Ray cannot be reached {where} ({_line(error)}): is it running there?") from error
+    except Exception as error:  # some of what Ray raises is of no kind of its own
+        ray.shutdown()
+        if address is not None:
+            raise InputError(f"Ray cannot be reached at {address!r} ({_line(error)}): is it running there?") from error
+        raise AnalysisError(
+            f"Ray cannot be started on this machine ({_line(error)}): close other programs, for it needs memory and has a "
+            "limited time to start, and try again."
+        ) from error
     if callable(stop):  # Ray has put its own in its place, which prints the stack of every thread
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGTERM, stop)

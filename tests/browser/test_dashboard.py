@@ -458,4 +458,7 @@ def test_a_file_that_is_too_large(page: Page, first_visit: str, tmp_path: Path) 
     visit(page, f"/encoding?{first_visit}")
     page.get_by_role("button", name="Upload a text").click()
     page.locator("input[type=file]").set_input_files(large)
-    page.get_by_text(re.compile("must be 50.*MB or smaller|at most 50.*MB")).first.wait_for()
+    said = page.get_by_text(re.compile("must be 50.*MB or smaller|at most 50.*MB")).first
+    said.wait_for()
+    box = said.bounding_box()
+    assert box and box["width"] > 100 and box["height"] > 15  # readable, not for screen readers alone

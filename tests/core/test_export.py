@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import resource
@@ -21,6 +23,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from core.analysis import Analysis
@@ -597,6 +600,39 @@ def test_a_checkpoint_that_is_not_what_was_promised_never_appears(
 
     monkeypatch.setattr(run, "Reloader", Damaged)
     with pytest.raises(AnalysisError, match=said):
+        analysis.export(tmp_path / "out", two_edits(analysis))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: x (os error 28)")]
+)
+def test_a_disk_that_fills_while_an_export_is_reloaded(
+    tiny_analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The other process tells by its code, for it could not write a report; the disk is named, not the memory."""
+
+    def full(*_: object) -> None:
+        raise error
+
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(reload, "run_checkpoint", full)
+        patched.setattr("sys.stdin", io.StringIO("go\n"))
+        with pytest.raises(SystemExit) as ended:
+            reload.main(scratch, "cpu", torch.get_num_threads())
+    assert not scratch.exists()
+
+    class Full(InProcess):
+        def answer(self, progress: Any) -> dict[str, Any]:
+            return reload.Reloader.answer(self, progress)  # type: ignore[arg-type]
+
+        process = type("Process", (), {"stdin": None, "poll": lambda self: ended.value.code})()
+
+    monkeypatch.setattr(run, "Reloader", Full)
+    analysis: Analysis = tiny_analysis("gpt2")
+    with pytest.raises(AnalysisError, match=r"broke off \(No space left on device\) .*free some space"):
         analysis.export(tmp_path / "out", two_edits(analysis))
     assert not list(tmp_path.iterdir())
 

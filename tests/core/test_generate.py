@@ -279,6 +279,28 @@ def test_a_corpus_of_the_models_own_text(store, tiny_analysis) -> None:
     assert again.cached_encoding() is not None
 
 
+def test_a_model_that_no_token_lets_begin_writes_no_text_of_its_own(store, tiny_analysis, tmp_path: Path) -> None:
+    plain: Analysis = tiny_analysis("gpt2")
+    folder = Path(shutil.copytree(plain.model, tmp_path / "model"))
+    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        if (path := folder / name).is_file():
+            kept = {
+                key: value for key, value in json.loads(path.read_text()).items() if key[:4] not in ("bos_", "eos_")
+            }
+            path.write_text(json.dumps(kept))
+    analysis = Analysis(str(folder), "sampler", plain.settings, store)
+    said = "model cannot write a text of its own, .* another text than self:N, and another method than rotated-self"
+    for ask in (
+        lambda: analysis.elsewhere("self:600").encoding(),
+        lambda: analysis.prune(["saliency", "rotated-self"], [0.3]),
+        lambda: analysis.prune(["saliency"], [0.3], judge="self:600"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ask()
+    assert analysis.stored_pruning(["saliency"], [0.3]) is None  # told before any method was computed
+    assert analysis.prune(["saliency"], [0.3])
+
+
 @pytest.mark.parametrize(
     "settings",
     [

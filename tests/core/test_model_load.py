@@ -426,6 +426,14 @@ def test_a_model_beside_a_pipe_or_a_device(name: str, tmp_path: Path) -> None:
         load(folder)
 
 
+def test_a_folder_in_the_place_of_a_tokenizer(tmp_path: Path) -> None:
+    folder = tiny_model("llama", tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").mkdir()
+    with pytest.raises(AnalysisError, match=r"there is no tokenizer\.json, only tokenizer_config\.json"):
+        load(folder)
+
+
 def test_a_model_that_sees_less_than_nothing(tmp_path: Path) -> None:
     folder = tiny_model("llama", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

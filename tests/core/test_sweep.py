@@ -336,6 +336,23 @@ def test_ray_that_ends_during_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert full.type is OSError  # of the disk, not of Ray
 
 
+def test_ray_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises a plain `Exception` where its own processes are too slow."""
+    ended = []
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", slow)
+    monkeypatch.setattr("ray.shutdown", lambda: ended.append(True))
+    plan = parse_plan("models = ['demo']", "plan.toml")
+    with pytest.raises(AnalysisError, match=r"cannot be started on this machine \(.*timed out.*\): close other"):
+        cluster._ray(None, plan).__enter__()
+    with pytest.raises(InputError, match=r"cannot be reached at 'ray://x' .*: is it running there"):
+        cluster._ray("ray://x", plan).__enter__()
+    assert ended == [True, True]
+
+
 def test_every_task_of_a_run_has_a_name_of_its_own() -> None:
     """Else the fit of a run of one part is taken for another try of that part."""
     run = Run("demo", "sampler", "demo", "sampler", "0" * 64, Settings(), 1)

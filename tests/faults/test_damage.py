@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,8 +124,6 @@ def test_thousands_of_damaged_results(files: dict[str, bytes], tmp_path: Path, k
 
 
 def test_damaged_hashes_are_worked_out_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hashlib
-
     from core.model import weights
 
     monkeypatch.setattr(weights, "_hashed", {})
@@ -139,10 +139,36 @@ def test_damaged_hashes_are_worked_out_again(tmp_path: Path, monkeypatch: pytest
         survived()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_where_a_file_of_the_cache_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for: what it stands for is made anew, or told."""
+    from app import runs, uploads
+    from core.model import convert, weights
+    from core.train import HASHES, _is_damaged
+
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(weights, "_hashed", {})
+    content, run = tmp_path / "file", tmp_path / "runs" / "some"
+    content.write_bytes(b"weights")
+    run.mkdir(parents=True)
+    for pipe in (
+        tmp_path / "hashes.json", tmp_path / "uploads.key", run / runs.MARK, run / "run.json", run / HASHES,
+        run / convert.HASHES, tmp_path / "weights",
+    ):  # fmt: skip
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+    assert file_sha256(content, tmp_path) == hashlib.sha256(b"weights").hexdigest()
+    assert (tmp_path / "hashes.json").is_file()
+    assert runs.kept() == [] and _is_damaged(run) and not convert.is_converted(run, tmp_path)
+    assert uploads._key() == uploads._key()
+    for read in (lambda: read_run(run), lambda: file_sha256(tmp_path / "weights", tmp_path)):
+        with pytest.raises(InputError, match=r"damaged|no ordinary file"):
+            read()
+    survived()
+
+
 def test_a_file_that_changed_behind_an_old_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written over in place, same size, and the time of writing set back: the hash is that of the new content."""
-    import hashlib
-    import os
 
     from core.model import weights
 
