@@ -193,6 +193,9 @@ def _read_path(name: str, shown: str, progress: Progress) -> Corpus:
     if path.is_dir():
         try:
             entries = list(_told_of(islice(path.rglob("*"), MOST_TEXTS + 1), progress, "Looking through the folder"))
+            named = sorted(p for p in entries if p.suffix.lower() in SUFFIXES)
+            files = [p for p in _told_of(named, progress, "Looking through the folder") if not p.is_dir()]
+            odd = next((p for p in files if not p.is_file()), None)
         except RecursionError as error:
             raise InputError(
                 f"The folders in {quoted(shown)} are nested hundreds deep: name a folder of texts."
@@ -205,8 +208,11 @@ def _read_path(name: str, shown: str, progress: Progress) -> Corpus:
             raise InputError(
                 f"The folder {quoted(shown)} holds more than {MOST_TEXTS:,} files: name one of texts only."
             )
-        named = [p for p in entries if p.suffix.lower() in SUFFIXES]
-        files = sorted(p for p in _told_of(named, progress, "Looking through the folder") if p.is_file())
+        if odd is not None:
+            raise InputError(
+                f"{quoted(str(odd.relative_to(path)))} in the folder {quoted(shown)} is no ordinary file, or a link to "
+                "nowhere: remove it, or name a folder of texts."
+            )
         if not files:
             raise InputError(f"The folder {quoted(shown)} holds no {', '.join(SUFFIXES)} file.")
     elif path.is_file():

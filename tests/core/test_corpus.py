@@ -138,6 +138,18 @@ def test_what_is_no_text_on_the_disk_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(InputError, match=r"pipe\.txt' is neither a file nor a folder"):
         read_corpus(str(tmp_path / "pipe.txt"))
+    (tmp_path / "good.txt").write_text("A text of some words.", "utf-8")
+    (tmp_path / "link.txt").symlink_to("/no/such/file")
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    for odd in ("link.txt", "loop.txt", "pipe.txt"):
+        with pytest.raises(
+            InputError, match=f"'{odd}' in the folder .* is no ordinary file, or a link to nowhere: remove"
+        ):
+            read_corpus(str(tmp_path))
+        (tmp_path / odd).unlink()
+    (tmp_path / "folder.txt").mkdir()
+    assert read_corpus(str(tmp_path)).texts == ("A text of some words.",)
+    (tmp_path / "good.txt").unlink()
     (tmp_path / "endless.txt").symlink_to("/proc/kmsg")
     with pytest.raises(InputError, match="holds no text"):
         read_corpus(str(tmp_path))
