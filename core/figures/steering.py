@@ -55,15 +55,16 @@ def asked_and_realised(steering: Steering, look: Look = LIGHT) -> Chart:
             "mode": "markers+text",
             "name": "held-out text",
             "marker": {"symbol": "diamond-open", "size": 15, "color": look.held_out, "line": {"width": 2.5}},
-            "text": [f"   {words.ratio(t.realised_held_out)}" for t in tokens],
-            "textposition": "middle right",
+            "text": [f"   {words.ratio(t.realised_held_out)}   " for t in tokens],
+            # away from the mark of what was asked
+            "textposition": [f"middle {'right' if t.realised_held_out >= t.target else 'left'}" for t in tokens],
             "textfont": {"color": look.held_out},
             "cliponaxis": False,
             "hovertemplate": "held-out text %{x:.4g}×<extra></extra>",
         },
     ]
     values = np.array([(t.target, t.realised, t.realised_held_out) for t in tokens]).clip(1e-6, 1e6)
-    low, high = min(0.7, float(values.min()) / 1.5), max(1.4, float(values.max()) * 1.5)
+    low, high = min(0.7, float(values.min()) / 3), max(1.4, float(values.max()) * 1.5)  # room for the numbers
     exact = {"type": "line", "x0": 1, "x1": 1, "xref": "x", "y0": 0, "y1": 1, "yref": "y domain"}
     figure = parts(
         look,

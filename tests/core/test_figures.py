@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,9 +118,13 @@ def test_intervals_of_the_weights_are_the_standard_errors() -> None:
 
 def test_realised_points_are_those_of_the_steering(analysis: ArrayAnalysis) -> None:
     edit = analysis.steer(EDITS)
+    above, below = (replace(t, realised_held_out=t.target * by) for t, by in zip(edit.tokens, (1.1, 0.9), strict=True))
+    edit = replace(edit, tokens=(above, below))
     chart = steering.asked_and_realised(edit, Look())
     assert list(chart.table["token"]) == [TOKENS[RIVER], TOKENS[0]]
-    assert list(chart.figure.data[2].x) == [t.realised_held_out for t in edit.tokens]
+    held_out = chart.figure.data[2]
+    assert list(held_out.x) == [t.realised_held_out for t in edit.tokens]
+    assert list(held_out.textposition) == ["middle right", "middle left"]  # away from the mark of what was asked
 
 
 @pytest.mark.parametrize(
