@@ -8,9 +8,29 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
-from core.errors import AnalysisError
-from core.words import short
+from core.errors import AnalysisError, InputError
+from core.words import quoted, short
+
+
+def check_environment() -> None:
+    """Whether huggingface_hub can read what the environment says to it; where it cannot, not even its import succeeds.
+
+    Raises:
+        InputError: one of its variables is not what it has to be.
+    """
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    try:
+        urlsplit(endpoint).port  # noqa: B018 (it is looked at when it is asked for)
+    except ValueError as error:
+        raise InputError(
+            f"HF_ENDPOINT is {quoted(endpoint)}, which is no address: give one as https://HOST or http://HOST:PORT, or "
+            "leave it away."
+        ) from error
+    for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
+        if not re.fullmatch(r"\s*[0-9]{0,9}\s*", value := os.environ.get(name, "")):
+            raise InputError(f"{name} is {quoted(value)}, but it must be a whole number of seconds: correct it.")
 
 
 def asks_for_code(error: Exception) -> bool:

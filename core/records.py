@@ -136,8 +136,12 @@ def _json_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 def _parsed(file: Path, number: int, line: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        return json.loads(line, parse_int=float)  # of an int Python refuses what has thousands of digits
+    except RecursionError as error:
+        raise InputError(
+            f"Line {number} of {file.name!r} is nested thousands deep: one JSON value a line is expected, with a text in it."
+        ) from error
+    except ValueError as error:
         raise InputError(f"Line {number} of {file.name!r} is not JSON: one JSON value a line is expected.") from error
 
 
@@ -325,5 +329,7 @@ def _refuse_twice(file: str, names: list[str], name: str) -> None:
 
 
 def _listed(names: Iterable[object]) -> str:
-    items = [repr(str(name)[:60]) for name in list(names)[:8]]
-    return ", ".join(items) or "no columns"
+    all_of_them = list(names)
+    items = [repr(str(name)[:60]) for name in all_of_them[:8]]
+    more = f" and {len(all_of_them) - 8:,} more" if len(all_of_them) > 8 else ""
+    return ", ".join(items) + more or "no columns"

@@ -47,7 +47,8 @@ class TinyHub:
             the server's ETag tells), `other bytes silently`, `longer` (weights have more bytes than are listed),
             `tag X`, `commit X`, `sha X` (the hash that names a file, its revision, or the listed one is X), `endless`
             (what is sent for a file goes on with blanks until the client has had enough), `other tokenizer` (of the
-            listed length), `says X` (X, and not what a Hub says of a model), `bare` (files come without their headers).
+            listed length), `says X` (X, and not what a Hub says of a model), `bare` (files come without their headers),
+            `unlisted` (no SHA-256 is listed for the weights).
             `X once` ends with the first time that weights are asked for.
         asked: (method, path, range) of every request.
         authorized: the paths that were asked for with a token.
@@ -197,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         files: list[dict[str, object]] = []
         for name, data in found[0].items():
             files.append({"rfilename": name, "size": len(data)})
-            if name.endswith(".safetensors"):
+            if name.endswith(".safetensors") and "unlisted" not in self.hub.faults(repo, found[2], weights=False):
                 sha256 = hashlib.sha256(data).hexdigest()
                 files[-1]["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
         faults = self.hub.faults(repo, found[2], weights=False)

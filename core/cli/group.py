@@ -14,6 +14,7 @@ import click
 from core import __version__
 from core.cli.streams import Remarks, arriving, prepare, remark, told_to_stop
 from core.errors import Cancelled, HeadscopeError, is_out_of_memory
+from core.foreign import check_environment
 
 
 class _Command(click.Command):
@@ -113,6 +114,7 @@ def cli(context: click.Context) -> None:
 
     Without a command the dashboard opens in the browser.
     """
+    check_environment()
     logging.basicConfig(format="headscope: %(message)s", level=logging.WARNING, handlers=[Remarks()])
     if context.invoked_subcommand is None:
         context.invoke(cli.commands["app"])

@@ -37,7 +37,18 @@ def sweep(
     no_cache: bool,
     **_: Any,
 ) -> None:
-    """Fit many models, revisions and corpora, as PLAN.toml says, on this machine or on a Ray cluster."""
+    """Fit many models, revisions and corpora, as PLAN.toml says, on this machine or on a Ray cluster.
+
+    \b
+    models = ["smollm2", "EleutherAI/pythia-70m"]
+    revisions = ["step0", "step1000"]     # of models of the Hub
+    corpora = ["sampler", "python-docs"]
+    [settings]                            # as the options of headscope fit
+    positions = 16384
+    [tasks]
+    shards = 4                            # parts of a corpus, each a task
+    threads = 2                           # and the CPUs of a task
+    """
     from core.store import Store
     from core.sweep import read_plan, run_sweep
 

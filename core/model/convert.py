@@ -23,11 +23,13 @@ from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
 from core.model.weights import file_sha256, readable
 from core.settings import Progress, no_progress, tell_bytes
-from core.words import size
+from core.words import short, size
 
 MAGIC = b"GGUF"
 _alone = threading.Lock()
 """Held while the readers of other packages are changed for a conversion."""
+LONGEST_TEMPLATE = 2**20
+"""Bytes of a chat template, whose tokenizer would else be written and read for minutes."""
 HASHES = "converted.json"
 """File of a conversion that holds the SHA-256 of all others."""
 
@@ -97,14 +99,27 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
 
 
 def _check_room(path: Path, folder: Path) -> None:
-    """Raises `AnalysisError` if the file speaks of more layers than it has, or what it unpacks to does not fit into memory
-    (twice, for a moment) or on the disk."""
+    """Raises `AnalysisError` if the file speaks of more layers than it has, its tensors do not lie one behind the other, a
+    template is too long, or what it unpacks to does not fit into memory (twice, for a moment) or on the disk."""
     import gguf
     import psutil
 
     read = gguf.GGUFReader(path)
+    place = int(read.data_offset)
+    for tensor in read.tensors:  # as other readers demand it: of tensors that overlap some would be others' numbers
+        if int(tensor.data_offset) != place:
+            raise AnalysisError(
+                f"The tensors of {path.name} do not lie one behind the other ({short(tensor.name)} is out of place): it is "
+                "damaged, so copy it again."
+            )
+        place += -(-int(tensor.n_bytes) // read.alignment) * read.alignment
     numbers = sum(int(tensor.n_elements) for tensor in read.tensors)
     for key, field in read.fields.items():
+        if "chat_template" in key and (length := sum(part.nbytes for part in field.parts)) > LONGEST_TEMPLATE:
+            raise AnalysisError(
+                f"A chat template of {path.name} has {size(length)}, and at most {size(LONGEST_TEMPLATE)} are read: copy it "
+                "again, or use another file of the same model."
+            )
         if key.endswith(".block_count") and (layers := int(field.contents())) > max(len(read.tensors), 1000):
             raise AnalysisError(
                 f"{path.name} speaks of {layers:,} layers and holds {len(read.tensors):,} tensors: it is damaged, so copy it "

@@ -267,9 +267,12 @@ def _is_as_named(path: Path, sha256: Callable[[Path], str]) -> bool:
     if re.fullmatch("[0-9a-f]{64}", name):
         return sha256(path) == name
     if re.fullmatch("[0-9a-f]{40}", name):  # what git would call it; what stands between may use the SHA-1 alone
-        content = path.read_bytes()
-        whole = (b"blob %d\0" % len(content) + content, content)
-        return name in [hashlib.sha1(each, usedforsecurity=False).hexdigest() for each in whole]
+        digests = [hashlib.sha1(begun, usedforsecurity=False) for begun in (b"blob %d\0" % path.stat().st_size, b"")]
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                for digest in digests:
+                    digest.update(block)
+        return name in [digest.hexdigest() for digest in digests]
     return True
 
 
@@ -332,9 +335,10 @@ def _check_disk(folder: Path, weights: list[str], sizes: dict[str, int], shown: 
 
 
 def _check_sha256(path: Path, listing: Listing, cache: Path, progress: Progress) -> None:
-    """Removes a downloaded file that is not the listed one, and says so."""
+    """Removes a downloaded file that is not the listed one, or not what the server's answer named, and says so."""
     expected = listing.sha256.get(path.name)
-    if expected and file_sha256(path, cache, progress) != expected:
+    as_listed = not expected or file_sha256(path, cache, progress) == expected
+    if not (as_listed and _is_as_named(path, lambda path: file_sha256(path, cache, progress))):
         _throw_away(path)
         raise _not_as_listed(listing, path.name)
 

@@ -160,6 +160,8 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
     stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
+    except SystemExit as error:  # Ray's own answer to SIGTERM
+        raise KeyboardInterrupt from error
     except Exception as error:  # some of what Ray raises is of no kind of its own
         ray.shutdown()
         if address is not None:

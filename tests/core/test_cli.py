@@ -406,6 +406,27 @@ def test_a_panic_of_rust_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     assert "\nheadscope: The model's tokenizer failed on this text: index out of bounds" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT is 'http://[::1', which is no address"),
+        ("HF_ENDPOINT", "http://127.0.0.1:99999", "which is no address: give one as"),
+        (
+            "HF_HUB_DOWNLOAD_TIMEOUT",
+            "soon",
+            "HF_HUB_DOWNLOAD_TIMEOUT is 'soon', but it must be a whole number of seconds",
+        ),
+    ],
+)
+def test_an_environment_that_huggingface_hub_cannot_read(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    """Not even its import succeeds then."""
+    monkeypatch.setenv(name, value)
+    done = run("doctor", "demo")
+    assert done.exit_code == 2 and said in done.stderr and "unexpectedly" not in done.stderr
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")])
 def test_memory_that_is_not_enough(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:

@@ -88,6 +88,23 @@ def test_bad_files_get_a_sentence(tmp_path: Path, file: str, content: bytes, sai
         read_corpus(write(tmp_path / file, content))
 
 
+def test_json_that_is_json_is_not_called_none(tmp_path: Path) -> None:
+    """Lists in lists beyond what is read, and a number with more digits than Python takes for an int."""
+    for odd, said in (
+        ("[" * 10**5 + "]" * 10**5, "Line 1 .* nested thousands deep"),
+        ("9" * 5000, "No column .* holds texts"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_corpus(write(tmp_path / "x.jsonl", f'{{"text": {odd}}}'))
+    assert read_corpus(write(tmp_path / "y.jsonl", f'{{"text": "words", "id": {"9" * 5000}}}')).texts == ("words",)
+
+
+def test_columns_that_are_not_named_are_counted(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(1000)]
+    with pytest.raises(InputError, match=r"it has 'c0', .*, 'c7' and 992 more\.$"):
+        read_corpus(write(tmp_path / "x.csv", ",".join(names) + "\n" + ",".join(["some words"] * 1000)))
+
+
 def test_a_null_in_a_column_of_texts_is_no_text(tmp_path: Path) -> None:
     lines = '{"text": null, "id": "a"}\n{"text": "words", "id": "b"}\n'
     assert read_corpus(write(tmp_path / "x.jsonl", lines.encode())).texts == ("words",)

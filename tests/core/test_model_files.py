@@ -289,6 +289,41 @@ def test_a_gguf_file_that_describes_another_model(
     assert not left_over(tmp_path / "cache")
 
 
+@pytest.mark.parametrize("move", [-(10**9), 1, 32])
+def test_tensors_of_a_gguf_file_that_overlap_or_lie_apart(tmp_path: Path, gguf: Path, move: int) -> None:
+    """Other readers refuse it too; here some weights were others' without a word."""
+    name = b"blk.1.ffn_up.weight"
+    raw = bytearray(gguf.read_bytes())
+    at = raw.index(name) + len(name) + 4 + 2 * 8 + 4  # behind the number of dimensions, both of them, and the type
+    offset = int.from_bytes(raw[at : at + 8], "little")
+    raw[at : at + 8] = max(0, offset + move).to_bytes(8, "little")
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(raw)
+    said = r"The tensors of odd\.gguf do not lie one behind the other \(blk\.1\.ffn_up\.weight is out of place\)"
+    with pytest.raises(AnalysisError, match=said):
+        resolve(str(path), cache=tmp_path / "cache")
+    assert not left_over(tmp_path / "cache")
+
+
+def test_a_gguf_file_with_a_template_without_end(
+    tmp_path: Path, gguf: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf as package
+
+    def with_template(*arguments: Any) -> package.GGUFWriter:
+        writer = GGUFWriter(*arguments)
+        writer.add_chat_template("x" * 2**21)
+        return writer
+
+    GGUFWriter = package.GGUFWriter
+    monkeypatch.setattr(package, "GGUFWriter", with_template)
+    path = tiny_gguf(tmp_path / "long.gguf", model)
+    with pytest.raises(
+        AnalysisError, match=r"A chat template of long\.gguf has 2\.1 MB, and at most 1\.05 MB are read"
+    ):
+        resolve(str(path), cache=tmp_path / "cache")
+
+
 def test_a_gguf_file_that_did_not_arrive_whole(tmp_path: Path, gguf: Path) -> None:
     path = tmp_path / "half.gguf"
     path.write_bytes(gguf.read_bytes()[: -gguf.stat().st_size // 3])

@@ -147,6 +147,15 @@ def test_a_small_file_that_is_not_the_one_that_was_told_of(hub: TinyHub, tmp_pat
     assert resolve("org/model", cache=tmp_path).sha256 == files.sha256
 
 
+def test_weights_that_are_not_what_the_answer_named_though_no_hash_is_listed(hub: TinyHub, tmp_path: Path) -> None:
+    hub.switches["org/model"] = {"unlisted", "other bytes silently"}
+    assert "The model.safetensors of org/model is not what the Hub lists" in str(refused("org/model", tmp_path))
+    assert ready("org/model", cache=tmp_path) is None
+    hub.switches["org/model"] = {"unlisted"}
+    files = resolve("org/model", cache=tmp_path)
+    assert (files.folder / "model.safetensors").read_bytes() == hub.repos["org/model"]["model.safetensors"]
+
+
 def test_what_is_not_there(hub: TinyHub, tmp_path: Path) -> None:
     assert isinstance(refused("org/nothing", tmp_path), InputError)
     error = refused("org/model@v9", tmp_path)

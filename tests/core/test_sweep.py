@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -351,6 +352,9 @@ def test_ray_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"cannot be reached at 'ray://x' .*: is it running there"):
         cluster._ray("ray://x", plan).__enter__()
     assert ended == [True, True]
+    monkeypatch.setattr("ray.init", lambda **_: sys.exit(15))  # as it does where it is told to stop
+    with pytest.raises(KeyboardInterrupt):
+        cluster._ray(None, plan).__enter__()
 
 
 def test_every_task_of_a_run_has_a_name_of_its_own() -> None:
