@@ -74,11 +74,15 @@ def convert_gguf(path: Path, cache: Path, progress: Progress = no_progress) -> t
 
 
 def _convert(path: Path, target: Path, progress: Progress) -> None:
+    import gguf
+
     with scratch_folder(target) as folder:
         progress(f"Unpacking {path.name} (once)", None)
         try:
             with _parsing_once():
-                _check_room(path, target.parent)
+                read = gguf.GGUFReader(path)
+                _check_header(path, read)
+                _check_room(path, sum(int(tensor.n_elements) for tensor in read.tensors), target.parent)
                 _unpack(path, folder / "model", progress)
         except (HeadscopeError, MemoryError):
             raise
@@ -98,22 +102,17 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
         (folder / "model").replace(target)
 
 
-def _check_room(path: Path, folder: Path) -> None:
-    """Raises `AnalysisError` if the file speaks of more layers than it has, its tensors do not lie one behind the other, a
-    template is too long, or what it unpacks to does not fit into memory (twice, for a moment) or on the disk."""
-    import gguf
-    import psutil
-
-    read = gguf.GGUFReader(path)
+def _check_header(path: Path, read: Any) -> None:
+    """Raises `AnalysisError` if a file speaks of more layers than it has, its tensors do not lie one behind the other, as
+    other readers demand it (of two that overlap one would be the other's numbers), or a template is too long."""
     place = int(read.data_offset)
-    for tensor in read.tensors:  # as other readers demand it: of tensors that overlap some would be others' numbers
+    for tensor in read.tensors:
         if int(tensor.data_offset) != place:
             raise AnalysisError(
                 f"The tensors of {path.name} do not lie one behind the other ({short(tensor.name)} is out of place): it is "
                 "damaged, so copy it again."
             )
         place += -(-int(tensor.n_bytes) // read.alignment) * read.alignment
-    numbers = sum(int(tensor.n_elements) for tensor in read.tensors)
     for key, field in read.fields.items():
         if "chat_template" in key and (length := sum(part.nbytes for part in field.parts)) > LONGEST_TEMPLATE:
             raise AnalysisError(
@@ -125,6 +124,12 @@ def _check_room(path: Path, folder: Path) -> None:
                 f"{path.name} speaks of {layers:,} layers and holds {len(read.tensors):,} tensors: it is damaged, so copy it "
                 "again."
             )
+
+
+def _check_room(path: Path, numbers: int, folder: Path) -> None:
+    """Raises `AnalysisError` if what a file unpacks to does not fit into memory (twice, for a moment) or on the disk."""
+    import psutil
+
     rooms = {
         "memory": (8 * numbers, psutil.virtual_memory().available),
         "disk": (4 * numbers, shutil.disk_usage(folder).free),
