@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -91,7 +91,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
             hidden = self.shared and str(scope.get("path")).rstrip("/").endswith("/_stcore/metrics")
-            await (PlainTextResponse("Not found", 404) if hidden else self.app)(scope, receive, send)
+            await (PlainTextResponse("Not found", 404) if hidden else self.app)(scope, receive, _unframed(send))
         elif not self.shared and not is_same_origin(Headers(raw=scope["headers"])):
             await send({"type": "websocket.close", "code": 1008})  # before it is accepted: 403
         else:
@@ -128,6 +128,19 @@ class Guard:
         if time.monotonic() - self.told > AGAIN:
             self.told = time.monotonic()
             logger.warning("A socket was sent what no browser sends (%s).", kind or "no message")
+
+
+def _unframed(send: Send) -> Send:
+    """Sends answers that no page from elsewhere may show within itself, where presses could be led astray."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=message.setdefault("headers", []))
+            headers["X-Frame-Options"] = "SAMEORIGIN"
+            headers["Content-Security-Policy"] = "frame-ancestors 'self'"
+        await send(message)
+
+    return sent
 
 
 def is_same_origin(headers: Headers) -> bool:

@@ -19,6 +19,8 @@ LOGO = Path(__file__).with_name("logo.svg")
 HISTORY = Path(__file__).with_name("live") / "history.html"
 
 
+LOOKED_AFTER = 3.0
+"""Seconds after which it is looked again whether results can be kept."""
 MOST_MISREAD = 3
 """Sentences about what the address asks for in vain; the others are counted."""
 
@@ -45,16 +47,25 @@ def _draw() -> None:
         widgets.problem(sentence)
     if more := len(misread[MOST_MISREAD:]):
         widgets.problem(f"So it is with {words.plural(more, 'more field', 'more fields')} of the address.")
-    if trouble := Store().trouble:
-        widgets.warning(
-            f"Results cannot be kept on the disk of this server ({html.escape(trouble)}): what is computed until it can be "
-            "written to again is gone when the server ends."
-            + ("" if rules().shared else " Another folder is chosen with --cache.")
-        )
+    if Store().trouble:
+        _tell_of_trouble()
     with preload.drawing(), jobs.answering():
         chosen.run()
     state.publish()
     preload.torch_behind()
+
+
+@st.fragment(run_every=LOOKED_AFTER)
+def _tell_of_trouble() -> None:
+    """That nothing can be kept, for as long as that is so."""
+    trouble = Store().trouble
+    if trouble is None:
+        st.rerun()
+    widgets.warning(
+        f"Results cannot be kept on the disk of this server ({html.escape(trouble)}): what is computed until it can be "
+        "written to again is gone when the server ends."
+        + ("" if rules().shared else " Another folder is chosen with --cache.")
+    )
 
 
 def _pages() -> dict[str, list[StreamlitPage]]:

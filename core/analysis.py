@@ -635,6 +635,8 @@ class Analysis:
                 except InputError:  # beyond what this token or direction can reach: counted, not hidden
                     continue
                 fit, held_out = steerer.fit.realised(steps)[0], steerer.held_out.realised(steps)[0]
+                if np.isnan(held_out):  # never likely at all there: as little reached as the above
+                    continue
                 tiny = np.finfo(float).tiny
                 errors[place].append((abs(np.log(max(held_out, tiny) / ratio)), abs(np.log(max(fit, tiny) / ratio))))
         medians = [tuple(np.median(np.array(pairs), axis=0)) if pairs else (np.nan, np.nan) for pairs in errors]

@@ -15,6 +15,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """How a system says that a disk, or what a user may have of it, is full."""
 
 
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""How it says that nothing may be written there."""
 LEAST_ROOM = 2**16
 """Free bytes below which a disk is called full before anything was tried: no result is smaller."""
 
@@ -49,6 +51,14 @@ def content(path: Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no ordinary file", str(path))
     return path.read_bytes()
+
+
+def free(folder: Path) -> int:
+    """Free bytes where a folder is, or would be made; 0 if that cannot be said."""
+    try:
+        return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+    except OSError:
+        return 0
 
 
 def closed(folder: Path) -> str | None:

@@ -39,6 +39,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def not_finite(what: str, *, half: bool) -> AnalysisError:
     """What is said of logits or hidden states that are no numbers; `half` if the model computes in half precision."""
     return AnalysisError(
-        f"{what} are not finite numbers: its weights hold NaN or infinite values"
+        f"{what} are not finite numbers: its weights, or numbers of its configuration, are NaN, infinite or without sense"
         + (", or overflow in half precision: try --dtype float32." if half else ": choose another checkpoint.")
     )

@@ -441,11 +441,13 @@ def sample_documents(
     draw = torch.Generator().manual_seed(seed)
     documents: list[np.ndarray] = []
     have, batch = 0, 16
+    whole = batch * (length + start.shape[1])
+    expected = -(-tokens // whole) * whole  # for a batch is written to its end
 
     class _Draw(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             _check_finite(scores, model)
-            progress("Sampling the model's own text", min(1.0, (have + batch * input_ids.shape[1]) / tokens))
+            progress("Sampling the model's own text", min(1.0, (have + batch * input_ids.shape[1]) / expected))
             uniform = torch.rand(scores.shape, generator=draw, dtype=torch.float32)
             return scores.float() - torch.log(-torch.log(uniform.clamp(1e-30, 1 - 2**-24))).to(scores.device)
 

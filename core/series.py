@@ -28,7 +28,7 @@ from core.settings import Progress, Settings, no_progress
 from core.sources import Place, parse_sources
 from core.store import Store
 from core.tokens import token_texts
-from core.train import TrainSettings, read_frequency, read_run, step_folder, train
+from core.train import TrainSettings, is_damaged, read_frequency, read_run, step_folder, train
 from core.words import quoted
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ class _Work:
     def add(self, place: Place) -> None:
         """Measure one checkpoint; what is wrong with it is noted and the series goes on."""
         try:
+            if place.folder is not None and _run_of([place]) is not None and is_damaged(place.folder):
+                raise AnalysisError(f"{place.name} is damaged: it is not what the training run has written.")
             head = self._head(place)
             measured = self.measure(place) if place.folder is not None or self.whole else None
             if self.builder is None:

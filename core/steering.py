@@ -300,7 +300,12 @@ class Part:
     def realised(self, steps: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
         """[k] ratio of mean probabilities, edited over `mean_p`."""
         pushed = self._pushed(self.delta(steps))
-        return (pushed / (self.rest + pushed.sum(1))[:, None]).mean(0) / self.mean_p
+        return self._over_before((pushed / (self.rest + pushed.sum(1))[:, None]).mean(0))
+
+    def _over_before(self, after: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
+        """[k] over `mean_p`; NaN, for it is no ratio, where a token had no probability at all."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return after / self.mean_p
 
     def judge(self, steps: Float64[np.ndarray, "k"]) -> Judged:
         delta = self.delta(steps)
@@ -320,7 +325,7 @@ class Part:
         wins = log_edited[np.arange(len(best)), best] > self.best_other + log_s
         before, after = self.top_is, np.where(wins, best, -1)
         return Judged(
-            realised=edited.mean(0) / self.mean_p,
+            realised=self._over_before(edited.mean(0)),
             kl=float(np.maximum(kl, 0).mean()),
             js=float(np.maximum(js, 0).mean()),
             top1_agreement=float((before == after).mean()),
@@ -539,7 +544,7 @@ class Steerer:
         raise InputError(
             f"{self.names[token]!r} cannot be brought to {ratio:.{digits}g}× along the direction {self.direction!r}, which "
             f"pushes it up in some contexts and down in others: {word} {limit(reached, digits)}× is reached. "
-            + ("Ask for less." if self.direction == "minimum-variance" else "Choose minimum-variance.")
+            + ("Ask for a ratio nearer to 1." if self.direction == "minimum-variance" else "Choose minimum-variance.")
         )
 
     def _jointly(self, targets: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -58,8 +58,8 @@ MOST_LINKS = 40
 LEAST_ROOM = 2**14
 """Bytes that must be free where a file is to be written: most are larger than this."""
 _HANDED_OVER = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self|\d+)/fd)/(\d+)")
-_unkept: dict[Path, str] = {}
-"""Why the last result could not be kept, by the folder of the store."""
+_unkept: dict[Path, tuple[str, int, int]] = {}
+"""Why the last result could not be kept, by the folder of the store: in words, the system's number, and the free bytes."""
 
 
 def default_folder() -> Path:
@@ -85,7 +85,16 @@ class Store:
     @property
     def trouble(self) -> str | None:
         """Why a result cannot be kept here, as `No space left on device`: the last one was not, or the disk takes none."""
-        return _unkept.get(self.folder) or disk.closed(self.folder)
+        why, number, free = _unkept.get(self.folder, ("", 0, 0))
+        closed = disk.closed(self.results)
+        if (
+            why
+            and closed is None
+            and (disk.free(self.results) > 2 * free + disk.LEAST_ROOM or number in disk.FORBIDDEN)
+        ):
+            _unkept.pop(self.folder, None)  # there is far more room now, or leave to write
+            return None
+        return why or closed
 
     @property
     def results(self) -> Path:
@@ -119,13 +128,13 @@ class Store:
             _unkept.pop(self.folder, None)
         except OSError as error:
             why = disk.why(error)
-            if _unkept.get(self.folder) != why:  # once is enough
+            if self.folder not in _unkept or _unkept[self.folder][0] != why:  # once is enough
                 log.warning(
                     "Results cannot be kept in %s (%s): they will be computed again. Another folder is chosen with --cache.",
                     self.results,
                     why,
                 )
-            _unkept[self.folder] = why
+            _unkept[self.folder] = (why, disk.of_the_system(error).errno or 0, disk.free(self.results))
 
     def partial(self, kind: str, key: Mapping[str, Any]) -> Path:
         """The folder where a long run keeps its finished chunks until it is done; runs that were left make room for it."""

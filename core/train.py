@@ -271,7 +271,7 @@ def _train(
     done = _restore(run, model, optimiser)
     for step in settings.checkpoints:
         if step < done and step_folder(run, step).is_dir():
-            if _is_damaged(step_folder(run, step)):
+            if is_damaged(step_folder(run, step)):
                 raise AnalysisError(
                     f"Checkpoint step-{step} of the run in {run.name!r} is damaged: remove it and state.safetensors, and "
                     "start again."
@@ -281,7 +281,7 @@ def _train(
     for step in range(done, settings.steps + 1):
         if step in settings.checkpoints:
             # it may be there with its state not written, or removed
-            if not step_folder(run, step).is_dir() or _is_damaged(step_folder(run, step)):
+            if not step_folder(run, step).is_dir() or is_damaged(step_folder(run, step)):
                 _keep_checkpoint(run, step, model, tokenizer)
             if step > done or step == 0:
                 state.keep(step)
@@ -335,7 +335,7 @@ def _tokenizer(run: Path, corpus: Corpus, settings: TrainSettings) -> PreTrained
     from transformers import PreTrainedTokenizerFast
 
     folder = run / "tokenizer"
-    if not folder.is_dir() or _is_damaged(folder):
+    if not folder.is_dir() or is_damaged(folder):
         raw = Tokenizer(models.BPE())
         raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         raw.decoder = decoders.ByteLevel()
@@ -439,7 +439,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_damaged(folder: Path) -> bool:
+def is_damaged(folder: Path) -> bool:
     """Whether the files of a folder are not those that were written; one that never was listed is taken as it is."""
     try:
         known = json.loads(disk.content(folder / HASHES))

@@ -102,6 +102,11 @@ def dynamics(
         for c in found.checkpoints
     ]
     text_lines = [table(["step", "R² frequency", "R² −log α", "loss", ""], rows), "", finding(found)]
+    if found.stand_in:
+        text_lines.append(
+            f"The frequencies are those of {quoted(found.corpus)}, a stand-in: the text this model was trained on is not known "
+            "here."
+        )
     text_lines += [f"{each.name}: {each.reason}" for each in found.missing]
     deliver(summary(found), json_path, "\n".join(text_lines))
 

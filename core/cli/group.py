@@ -32,6 +32,7 @@ class _Group(_Command, click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         prepare()
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice to programmers is none to a user
         with contextlib.suppress(ValueError):  # not the main thread: then others decide what ends it
             signal.signal(signal.SIGTERM, _terminated)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, behind a shell

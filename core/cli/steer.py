@@ -144,6 +144,8 @@ def directions(model: str, count: int, ranks: str, ratios: str, json_path: str |
 
 
 def _error(error: float, reached: float) -> str:
+    if math.isnan(error):
+        return "–"
     return f"{error:.3f}" + ("" if reached == 1 else f" ({100 * reached:.0f} %)")
 
 

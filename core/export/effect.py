@@ -51,14 +51,16 @@ def measure_effect(
         )
     kl, js, agreement, loss, loss_after = (sums[:5] / len(sample)).tolist()
     ratio = (means[1] / means[0]).cpu().numpy()
+    with np.errstate(over="ignore"):
+        perplexity, perplexity_before = np.exp(loss_after), np.exp(loss)
     return ExportEffect(
         positions=len(sample),
         realised=tuple(float(each) for each in ratio),
         kl=max(kl, 0.0),
         js=max(js, 0.0),
         top1_agreement=agreement,
-        perplexity=float(np.exp(loss_after)),
-        perplexity_before=float(np.exp(loss)),
+        perplexity=float(perplexity),
+        perplexity_before=float(perplexity_before),
     )
 
 

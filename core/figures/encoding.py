@@ -71,8 +71,9 @@ _POINT = (
 
 def _one_in_points(encoding: Encoding, at: slice | list[int]) -> Float32[np.ndarray, "n 3"]:
     """Id, and one in how many, measured and predicted."""
-    columns = (encoding.token_ids, np.exp(encoding.neg_log_alpha), np.exp(encoding.predicted))
-    return np.stack([column[at] for column in columns], axis=1).astype(np.float32)
+    with np.errstate(over="ignore"):  # one in more than there are numbers for: infinite
+        columns = (encoding.token_ids, np.exp(encoding.neg_log_alpha), np.exp(encoding.predicted))
+        return np.stack([column[at] for column in columns], axis=1).astype(np.float32)
 
 
 def _mark(

@@ -23,13 +23,15 @@ from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
 from core.model.weights import file_sha256, readable
 from core.settings import Progress, no_progress, tell_bytes
-from core.words import short, size
+from core.words import plural, short, size
 
 MAGIC = b"GGUF"
 _alone = threading.Lock()
 """Held while the readers of other packages are changed for a conversion."""
 LONGEST_TEMPLATE = 2**20
 """Bytes of a chat template, whose tokenizer would else be written and read for minutes."""
+NO_WEIGHTS = re.compile(r"(^|\.)(rope_|attn_rot_embd|nextn)")
+"""Tensors that may be left aside: what positions are turned by, which is worked out, and layers for guessing ahead."""
 HASHES = "converted.json"
 """File of a conversion that holds the SHA-256 of all others."""
 
@@ -83,7 +85,7 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
                 read = gguf.GGUFReader(path)
                 _check_header(path, read)
                 _check_room(path, sum(int(tensor.n_elements) for tensor in read.tensors), target.parent)
-                _unpack(path, folder / "model", progress)
+                _unpack(path, folder / "model", _weights(read), progress)
         except (HeadscopeError, MemoryError):
             raise
         except OSError as error:
@@ -119,7 +121,7 @@ def _check_header(path: Path, read: Any) -> None:
                 f"A chat template of {path.name} has {size(length)}, and at most {size(LONGEST_TEMPLATE)} are read: copy it "
                 "again, or use another file of the same model."
             )
-        if key.endswith(".block_count") and (layers := int(field.contents())) > max(len(read.tensors), 1000):
+        if key.endswith(".block_count") and not 0 < (layers := int(field.contents())) <= max(len(read.tensors), 1000):
             raise AnalysisError(
                 f"{path.name} speaks of {layers:,} layers and holds {len(read.tensors):,} tensors: it is damaged, so copy it "
                 "again."
@@ -163,8 +165,8 @@ def _refusal(path: Path, error: Exception) -> AnalysisError:
     )
 
 
-def _unpack(path: Path, folder: Path, progress: Progress) -> None:
-    """Loads a GGUF file in fp32 and saves it, with its tokenizer, as safetensors."""
+def _unpack(path: Path, folder: Path, numbers: int, progress: Progress) -> None:
+    """Loads a GGUF file of so many weights in fp32 and saves it, with its tokenizer, as safetensors."""
     import torch
     import transformers
 
@@ -180,9 +182,24 @@ def _unpack(path: Path, folder: Path, progress: Progress) -> None:
         (alone / path.name).symlink_to(path.resolve())
     except OSError:  # a system on which links are a privilege
         shutil.copyfile(path, alone / path.name)
+    loader: Any = transformers.AutoModelForCausalLM
+    options |= {"dtype": torch.float32, "output_loading_info": True}
     with quiet_transformers(), _telling(f"Unpacking {path.name} (once)", progress):
         tokenizer = transformers.AutoTokenizer.from_pretrained(alone, **place)
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **options)
+        with _counting() as taken:
+            model, report = loader.from_pretrained(alone, **options)
+        if missing := sorted(report["missing_keys"]):  # transformers would have drawn them at random
+            raise AnalysisError(
+                f"{path.name} lacks {plural(len(missing), 'weight', 'weights')} of {type(model).__name__} ({missing[0]}): it "
+                "is damaged, so copy it again."
+            )
+        left = sorted(name for name in report["unexpected_keys"] if not NO_WEIGHTS.search(name))
+        if left or (taken and sum(taken) < numbers):
+            first = short(left[0]) if left else f"{numbers - sum(taken):,} of {numbers:,}"
+            raise AnalysisError(
+                f"{path.name} holds weights for which the model that it describes has no place ({first}): without them it is "
+                "another model, so copy it again."
+            )
         for mark in ("hf_quantizer", "quantization_method"):
             if hasattr(model, mark):
                 delattr(model, mark)
@@ -191,6 +208,31 @@ def _unpack(path: Path, folder: Path, progress: Progress) -> None:
             del model.config.quantization_config
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
+
+
+def _weights(read: Any) -> int:
+    """How many numbers of a GGUF file make the model."""
+    return sum(int(tensor.n_elements) for tensor in read.tensors if not NO_WEIGHTS.search(tensor.name))
+
+
+@contextlib.contextmanager
+def _counting() -> Iterator[list[int]]:
+    """Within, of every tensor that transformers takes out of a GGUF file the number of weights; it drops others silently."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    taken: list[int] = []
+    load = reader.load_gguf_checkpoint
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        found = load(*arguments, **options)
+        taken.extend(tensor.numel() for tensor in found.get("tensors", {}).values())
+        return found
+
+    reader.load_gguf_checkpoint = counted
+    try:
+        yield taken
+    finally:
+        reader.load_gguf_checkpoint = load
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from core.model.quiet import quiet_transformers
 from core.model.stored import check_shapes
 from core.model.weights import tensor_count
 from core.settings import DTYPES, Progress, no_progress
-from core.words import short
+from core.words import plural, short
 
 MOST_GROWTH = 500
 """By how much a tokenizer's replacements may lengthen a text."""
@@ -351,31 +351,31 @@ def _module(files: ModelFiles, config: PreTrainedConfig, dtype: str, device: tor
         raise AnalysisError(
             f"transformers cannot load {files.name} ({reason(error)}): choose a model that it supports."
         ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
+    kind = type(module).__name__
+    if missing := sorted(report["missing_keys"]):
         raise AnalysisError(
-            f"The files of {files.name} lack {len(missing)} weights of {type(module).__name__} ({missing[0]}): it has "
-            "no complete output head or is damaged, so choose the causal language model of this family."
+            f"The files of {files.name} lack {plural(len(missing), 'weight')} of {kind} ({missing[0]}): it has no complete "
+            "output head or is damaged, so choose the causal language model of this family."
         )
-    left = _left_out(module, report["unexpected_keys"])
-    if left:
+    if left := _left_out(module, report["unexpected_keys"]):
         raise AnalysisError(
-            f"The files of {files.name} hold {len(left)} weights for which {type(module).__name__}, as its config.json "
-            f"describes it, has no place ({left[0]}): without them it is another model, so give the config.json that it "
-            "was saved with."
+            f"The files of {files.name} hold {plural(len(left), 'weight')} for which {kind}, as its config.json describes it, "
+            f"has no place ({left[0]}): without them it is another model, so give the config.json that it was saved with."
         )
     return module
 
 
 def _left_out(module: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
-    """Stored weights of the head, or of layers, that the module does not have; what else lies beside them may."""
+    """Stored weights of the head, of layers, or biases, that the module does not have; what else lies beside them may."""
     places = dict(module.named_modules())
     head = next((name for name, each in places.items() if each is module.get_output_embeddings()), None)
     found = []
     for key in sorted(unexpected):
         layer = re.match(r"(.+)\.\d+\.", key)
         of_a_layer = layer is not None and layer[1] in places and layer[0].rstrip(".") not in places
-        if of_a_layer or (head is not None and key.startswith(f"{head}.")):
+        weighs = isinstance(getattr(places.get(key.removesuffix(".bias")), "weight", None), Tensor)
+        of_a_part = weighs and key.endswith(".bias")  # of parts without weights it is what masks the future
+        if of_a_layer or of_a_part or (head is not None and key.startswith(f"{head}.")):
             found.append(key)
     return found
 

@@ -317,6 +317,13 @@ def test_a_page_from_elsewhere_is_refused_without_asking_outside(shared: Server)
     assert printed.count("disallowed Origin") == 1 and "external IP" not in printed
 
 
+def test_no_page_from_elsewhere_shows_ours_within_itself(shared: Server) -> None:
+    for path in ("/", "/steering", "/_stcore/health"):
+        with urllib.request.urlopen(shared.url + path, timeout=60) as answer:
+            assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+            assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'self'"
+
+
 def test_strangers_are_not_told_what_is_cached(shared: Server) -> None:
     for path in ("/_stcore/metrics", "/_stcore/metrics/"):
         with pytest.raises(urllib.error.HTTPError, match="404"):

@@ -346,7 +346,7 @@ def test_a_step_of_an_address_that_was_not_kept(visit: Visit) -> None:
 
 
 def test_every_page_says_that_results_cannot_be_kept(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.store._unkept", {Store().folder: "No space left on device"})
+    monkeypatch.setattr("core.store._unkept", {Store().folder: ("No space left on device", errno.ENOSPC, 2**62)})
     test = fine(visit("method"))
     assert "Results cannot be kept on the disk of this server (No space left on device)" in text_of(test)
 
@@ -357,7 +357,7 @@ def test_nothing_is_called_kept_that_cannot_be(
 ) -> None:
     """Neither while something is computed nor when that was cancelled."""
     if full:
-        monkeypatch.setattr("core.store._unkept", {Store().folder: "No space left on device"})
+        monkeypatch.setattr("core.store._unkept", {Store().folder: ("No space left on device", errno.ENOSPC, 2**62)})
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(ArrayAnalysis):

@@ -277,6 +277,8 @@ def changed(gguf: Path, path: Path, key: bytes, value: int) -> Path:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
+        (b"llama.block_count", 0, r"odd\.gguf speaks of 0 layers and holds \d+ tensors"),
+        (b"llama.block_count", 1, r"odd\.gguf holds weights for which the model that it describes has no place"),
         (b"llama.block_count", 2**31, r"odd\.gguf speaks of 2,147,483,648 layers and holds \d+ tensors"),
         (b"llama.feed_forward_length", 48, r"What odd\.gguf says of its model does not describe the tensors in it"),
     ],
@@ -301,6 +303,28 @@ def test_tensors_of_a_gguf_file_that_overlap_or_lie_apart(tmp_path: Path, gguf: 
     path.write_bytes(raw)
     said = r"The tensors of odd\.gguf do not lie one behind the other \(blk\.1\.ffn_up\.weight is out of place\)"
     with pytest.raises(AnalysisError, match=said):
+        resolve(str(path), cache=tmp_path / "cache")
+    assert not left_over(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "said"),
+    [
+        (b"blk.0.attn_q.weight", b"blk.0.attn_x.weight", r"lacks 1 weight of LlamaForCausalLM \(.*layers\.0.*q_proj"),
+        (b"output.weight", b"outpux.weight", "holds weights for which the model that it describes has no place"),
+        (b"blk.1.ffn_norm.weight", b"blk.9.ffn_norm.weight", "lacks 1 weight of LlamaForCausalLM"),
+    ],
+)
+def test_a_gguf_file_whose_weights_are_not_those_of_the_model(
+    tmp_path: Path, gguf: Path, name: bytes, other: bytes, said: str
+) -> None:
+    """transformers draws what is missing at random, and drops what it does not know, without a word."""
+    path = tmp_path / "odd.gguf"
+    raw = gguf.read_bytes()
+    sized = len(name).to_bytes(8, "little") + name
+    assert raw.count(sized) == 1
+    path.write_bytes(raw.replace(sized, len(name).to_bytes(8, "little") + other))
+    with pytest.raises(AnalysisError, match=rf"odd\.gguf {said}"):
         resolve(str(path), cache=tmp_path / "cache")
     assert not left_over(tmp_path / "cache")
 

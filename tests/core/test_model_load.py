@@ -363,7 +363,7 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
     folder = save(transformers.LlamaModel(tiny_config("llama")), tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(AnalysisError, match=r"lack 1 weights of LlamaForCausalLM \(lm_head\.weight\)"):
+    with pytest.raises(AnalysisError, match=r"lack 1 weight of LlamaForCausalLM \(lm_head\.weight\)"):
         load(folder)
 
 
@@ -426,6 +426,21 @@ def test_a_model_beside_a_pipe_or_a_device(name: str, tmp_path: Path) -> None:
         load(folder)
 
 
+def test_biases_for_which_the_configuration_has_no_place(tmp_path: Path) -> None:
+    """transformers drops them with a line in its log, and it is another model."""
+    folder = tiny_model("llama", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    bias = "model.layers.0.self_attn.q_proj.bias"
+    tensors[bias] = torch.ones(len(tensors["model.layers.0.self_attn.q_proj.weight"]))
+    tensors["model.layers.0.self_attn.bias"] = torch.ones(1, 1, 8, 8)  # as old files hold what masks the future
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(AnalysisError, match=rf"hold 1 weight for which LlamaForCausalLM.* has no place \({bias}\)"):
+        load(folder)
+    del tensors[bias]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    load(folder)
+
+
 def test_a_folder_in_the_place_of_a_tokenizer(tmp_path: Path) -> None:
     folder = tiny_model("llama", tmp_path / "model")
     (folder / "tokenizer.json").unlink()
@@ -470,7 +485,7 @@ def test_a_stored_bias_that_the_head_does_not_have_is_refused(tmp_path: Path) ->
     weights["embed_out.bias"] = torch.ones(VOCAB)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        AnalysisError, match=r"hold 1 weights for which GPTNeoXForCausalLM.*\((embed_out|lm_head)\.bias\)"
+        AnalysisError, match=r"hold 1 weight for which GPTNeoXForCausalLM.*\((embed_out|lm_head)\.bias\)"
     ):
         load(folder)
 

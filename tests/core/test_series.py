@@ -132,6 +132,20 @@ def test_a_damaged_step_of_a_folder_is_named(trained: tuple[Path, Dynamics], tmp
     assert [c.step for c in found.curve] == [0, 1, 2, 8, 16, 32]
 
 
+def test_a_step_of_a_run_that_is_not_as_it_was_written_is_named(trained: tuple[Path, Dynamics], tmp_path: Path) -> None:
+    """Weights that are well formed and others would give other numbers without a word; the run has their hashes."""
+    run = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    weights = step_folder(run, 4) / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-4] ^= 1
+    weights.write_bytes(raw)
+    found = dynamics([str(run)], None, MEASURE, Store(tmp_path / "cache"))
+    assert [(each.name, each.reason) for each in found.missing] == [
+        ("step-4", "step-4 is damaged: it is not what the training run has written.")
+    ]
+    assert [c.step for c in found.curve] == [0, 1, 2, 8, 16, 32]
+
+
 def test_another_architecture_among_the_folders(trained: tuple[Path, Dynamics], tmp_path: Path) -> None:
     other = tiny_model("gpt2", tmp_path / "step-64")
     found = dynamics(

@@ -293,6 +293,17 @@ def test_extreme_logits_stay_finite() -> None:
         assert 0 <= judged.js <= np.log(2) + 1e-9
 
 
+def test_a_token_without_any_probability_has_no_ratio_and_no_warning() -> None:
+    from core.moments import Reservoir
+
+    sample = Reservoir(
+        2, np.arange(2, dtype=np.uint64), np.eye(2, dtype=np.float32), np.full(2, 900.0), np.array([[1, 2]] * 2, np.int32),
+        np.array([[899, 1], [899, 1]], dtype=np.float32), np.ones(2, dtype=np.int32),
+    )  # fmt: skip
+    part = Part(sample, np.array([0]), np.array([[1.0, 0.0]]), np.zeros(1), np.array([1.0, 0.5]), None)
+    assert np.isnan(part.judge(np.array([1.0])).realised).all()  # warnings are errors here
+
+
 def test_contexts_that_do_not_differ_have_no_direction_that_varies_least() -> None:
     flat = -1e-12 * np.eye(4)  # rounding is all that is left of it
     with pytest.raises(AnalysisError, match="hidden states of all contexts are the same"):

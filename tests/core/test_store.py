@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -136,6 +137,19 @@ def test_a_result_that_could_not_be_kept_is_told_until_one_can(tmp_path: Path, m
     )
     store.put("thing", {}, example())
     assert store.trouble is None
+
+
+@pytest.mark.parametrize(
+    ("number", "free", "told"),
+    [(errno.ENOSPC, 10**6, True), (errno.ENOSPC, 10**7, False), (errno.EROFS, 10**6, False), (errno.EIO, 10**7, False)],
+)
+def test_a_disk_that_was_freed_is_called_full_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, free: int, told: bool
+) -> None:
+    """Also before the next result is kept: after a full one there is more room, after a closed one it is open."""
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=free))
+    monkeypatch.setattr("core.store._unkept", {tmp_path: ("as it was", number, 10**6)})
+    assert (Store(tmp_path).trouble is not None) == told
 
 
 @pytest.mark.parametrize(("flags", "why"), [(os.ST_RDONLY, "Read-only file system"), (0, "Permission denied")])

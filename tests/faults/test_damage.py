@@ -144,7 +144,7 @@ def test_a_pipe_where_a_file_of_the_cache_belongs(tmp_path: Path, monkeypatch: p
     """It is not waited for: what it stands for is made anew, or told."""
     from app import runs, uploads
     from core.model import convert, weights
-    from core.train import HASHES, _is_damaged
+    from core.train import HASHES, is_damaged
 
     monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
     monkeypatch.setattr(weights, "_hashed", {})
@@ -159,7 +159,7 @@ def test_a_pipe_where_a_file_of_the_cache_belongs(tmp_path: Path, monkeypatch: p
         os.mkfifo(pipe)
     assert file_sha256(content, tmp_path) == hashlib.sha256(b"weights").hexdigest()
     assert (tmp_path / "hashes.json").is_file()
-    assert runs.kept() == [] and _is_damaged(run) and not convert.is_converted(run, tmp_path)
+    assert runs.kept() == [] and is_damaged(run) and not convert.is_converted(run, tmp_path)
     assert uploads._key() == uploads._key()
     for read in (lambda: read_run(run), lambda: file_sha256(tmp_path / "weights", tmp_path)):
         with pytest.raises(InputError, match=r"damaged|no ordinary file"):
