@@ -121,6 +121,15 @@ def test_folders_are_what_the_run_was(trained: tuple[Path, Dynamics], tmp_path: 
     assert {c.step: c.r2_alpha for c in shuffled.curve}.items() <= {c.step: c.r2_alpha for c in known.curve}.items()
 
 
+def test_frequencies_of_another_text_are_told(trained: tuple[Path, Dynamics], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    options = ["--positions", "600", "--context", "32", "--cache", str(tmp_path / "cache")]
+    said = "a stand-in: the text this model was trained on is not known here."
+    assert said not in CliRunner().invoke(cli, ["dynamics", str(run), *options], catch_exceptions=False).stdout
+    (run / "run.json").unlink()
+    assert said in CliRunner().invoke(cli, ["dynamics", str(run), *options], catch_exceptions=False).stdout
+
+
 def test_a_damaged_step_of_a_folder_is_named(trained: tuple[Path, Dynamics], tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained[0], tmp_path / "run"))
     weights = step_folder(run, 4) / "model.safetensors"
