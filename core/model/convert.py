@@ -21,6 +21,7 @@ from typing import Any
 from core import disk
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
+from core.model.gguf_header import NO_WEIGHTS, check_header, check_lengths, weights
 from core.model.weights import file_sha256, readable
 from core.settings import Progress, no_progress, tell_bytes
 from core.words import plural, short, size
@@ -28,10 +29,6 @@ from core.words import plural, short, size
 MAGIC = b"GGUF"
 _alone = threading.Lock()
 """Held while the readers of other packages are changed for a conversion."""
-LONGEST_TEMPLATE = 2**20
-"""Bytes of a chat template, whose tokenizer would else be written and read for minutes."""
-NO_WEIGHTS = re.compile(r"(^|\.)(rope_|attn_rot_embd|nextn)")
-"""Tensors that may be left aside: what positions are turned by, which is worked out, and layers for guessing ahead."""
 HASHES = "converted.json"
 """File of a conversion that holds the SHA-256 of all others."""
 
@@ -82,10 +79,11 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
         progress(f"Unpacking {path.name} (once)", None)
         try:
             with _parsing_once():
+                check_lengths(path)
                 read = gguf.GGUFReader(path)
-                _check_header(path, read)
+                check_header(path, read)
                 _check_room(path, sum(int(tensor.n_elements) for tensor in read.tensors), target.parent)
-                _unpack(path, folder / "model", _weights(read), progress)
+                _unpack(path, folder / "model", weights(read), progress)
         except (HeadscopeError, MemoryError):
             raise
         except OSError as error:
@@ -102,30 +100,6 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
         (folder / "model" / HASHES).write_text(json.dumps(hashes, indent=0), "utf-8")
         shutil.rmtree(target, ignore_errors=True)
         (folder / "model").replace(target)
-
-
-def _check_header(path: Path, read: Any) -> None:
-    """Raises `AnalysisError` if a file speaks of more layers than it has, its tensors do not lie one behind the other, as
-    other readers demand it (of two that overlap one would be the other's numbers), or a template is too long."""
-    place = int(read.data_offset)
-    for tensor in read.tensors:
-        if int(tensor.data_offset) != place:
-            raise AnalysisError(
-                f"The tensors of {path.name} do not lie one behind the other ({short(tensor.name)} is out of place): it is "
-                "damaged, so copy it again."
-            )
-        place += -(-int(tensor.n_bytes) // read.alignment) * read.alignment
-    for key, field in read.fields.items():
-        if "chat_template" in key and (length := sum(part.nbytes for part in field.parts)) > LONGEST_TEMPLATE:
-            raise AnalysisError(
-                f"A chat template of {path.name} has {size(length)}, and at most {size(LONGEST_TEMPLATE)} are read: copy it "
-                "again, or use another file of the same model."
-            )
-        if key.endswith(".block_count") and not 0 < (layers := int(field.contents())) <= max(len(read.tensors), 1000):
-            raise AnalysisError(
-                f"{path.name} speaks of {layers:,} layers and holds {len(read.tensors):,} tensors: it is damaged, so copy it "
-                "again."
-            )
 
 
 def _check_room(path: Path, numbers: int, folder: Path) -> None:
@@ -208,11 +182,6 @@ def _unpack(path: Path, folder: Path, numbers: int, progress: Progress) -> None:
             del model.config.quantization_config
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
-
-
-def _weights(read: Any) -> int:
-    """How many numbers of a GGUF file make the model."""
-    return sum(int(tensor.n_elements) for tensor in read.tensors if not NO_WEIGHTS.search(tensor.name))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -327,6 +328,29 @@ def test_a_gguf_file_whose_weights_are_not_those_of_the_model(
     with pytest.raises(AnalysisError, match=rf"odd\.gguf {said}"):
         resolve(str(path), cache=tmp_path / "cache")
     assert not left_over(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [(0, 2**50), (6, 2**40), (8, 2**40), (9, 2**40), (0, 11_000_000)],
+    ids=["bytes", "floats", "texts", "lists", "too many"],
+)
+def test_a_gguf_file_that_announces_lists_without_end(tmp_path: Path, kind: int, count: int) -> None:
+    """Its reader would append what is not there until memory is full."""
+    key = b"tokenizer.ggml.scores"
+    raw = (
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", len(key)) + key + struct.pack("<IIQ", 9, kind, count)
+    )
+    path = tmp_path / "bomb.gguf"
+    with path.open("wb") as file:
+        file.write(raw)
+        file.truncate(12 * 2**20 if count < 2**30 else len(raw))
+    started = time.perf_counter()
+    with pytest.raises(
+        AnalysisError, match=r"bomb\.gguf (ends inside of its header|holds lists of more than 10,000,000)"
+    ):
+        resolve(str(path), cache=tmp_path / "cache")
+    assert time.perf_counter() - started < 30  # of importing, most of them
 
 
 def test_a_gguf_file_with_a_template_without_end(
