@@ -50,6 +50,10 @@ async def lifespan(server: st.App) -> AsyncIterator[None]:
     logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").setLevel(logging.ERROR)
     logging.getLogger("asyncio").addFilter(guard.Seldom("socket.accept() out of system resource"))
     logging.getLogger("streamlit.web.server.starlette.starlette_websocket").addFilter(guard.Seldom("Rejecting"))
+    # to who has gone meanwhile; a traceback of it is nothing that a stranger should be able to write into the log
+    logging.getLogger("streamlit.web.server.starlette.starlette_websocket").addFilter(
+        lambda record: not str(record.msg).startswith("Error sending websocket payload")
+    )
     logging.getLogger(serialization.__name__).addFilter(guard.Seldom("Failed to deserialize component state"))
     sys.setswitchinterval(SWITCH)
     guard.open_many_files()

@@ -191,12 +191,14 @@ def _export(choice: Choice, encoding: Encoding, methods: list[str], removed: flo
         cache.export(choice, folder or "", chosen, method if prune else None, removed if prune else None)
 
     if pressed:
+        named = (folder or "").strip()
         try:
             begin()
         except HeadscopeError as error:
             widgets.problem(error)
-            return
-        state.choose(exporting=(folder or "").strip())
+            if named != state.chosen("exporting"):
+                return  # else it was pressed twice: how far the first one is stands below, until its end
+        state.choose(exporting=named)
     job = cache.find_export(choice, str(state.chosen("exporting") or ""))
     if job is None:
         widgets.note(

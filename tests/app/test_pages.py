@@ -574,6 +574,41 @@ def test_an_export_that_is_under_way_is_not_taken_for_another() -> None:
     assert said == ["An export to that folder is under way: wait for its end, or name another folder."]
 
 
+def test_export_pressed_twice_shows_the_one_that_runs_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def export() -> None:
+        from app import state
+        from app.views.pruning import _export
+        from tests.app.arrays import planted
+
+        state.start()
+        _export(state.choice(), planted()[2], ["saliency"], 0.3)
+
+    over = threading.Event()
+
+    def exported(progress: Progress) -> None:
+        assert over.wait(20)
+        raise AnalysisError("Seen to its end.")
+
+    def begin(choice: state.Choice, folder: str, *_: object) -> None:
+        key = ("export", choice, folder)
+        if jobs.generation().find(key) is not None:
+            raise InputError("An export to that folder is under way.")
+        jobs.generation().submit(key, "Exporting", exported)
+
+    monkeypatch.setattr(cache, "export", begin)
+    test = AppTest.from_function(export)
+    test.run()
+    test.text_input(key="export-folder").set_value("out")
+    for _ in range(2):
+        button(test, "Export").click().run()
+    assert [read(error) for error in test.error] == ["An export to that folder is under way."]
+    assert button(test, "Cancel")
+    over.set()
+    (job,) = jobs.generation()._jobs.values()
+    assert job.finished.wait(20)
+    assert [read(error) for error in test.run().error] == ["Seen to its end."]
+
+
 def test_an_export_that_was_cancelled_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def export() -> None:
         from app import state
