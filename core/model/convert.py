@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from core import disk
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
@@ -80,7 +82,8 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
         try:
             with _parsing_once():
                 check_lengths(path)
-                read = gguf.GGUFReader(path)
+                with np.errstate(over="ignore"):  # an offset beyond what numbers hold is told below
+                    read = gguf.GGUFReader(path)
                 check_header(path, read)
                 _check_room(path, sum(int(tensor.n_elements) for tensor in read.tensors), target.parent)
                 _unpack(path, folder / "model", weights(read), progress)
@@ -132,7 +135,7 @@ def _refusal(path: Path, error: Exception) -> AnalysisError:
         return AnalysisError(f"{path.name} ends inside of its header: it is damaged, so copy it again.")
     text = text.replace(str(path.parent), "").replace(str(path.resolve().parent), "")
     text = re.sub(r"\S*[/\\]alone[/\\]", "", text)  # where it lay as it was read
-    reason = text if 0 < len(text) <= 200 else type(error).__name__
+    reason = short(text, 200) if 0 < len(text) <= 200 else type(error).__name__  # without what a terminal obeys
     return AnalysisError(
         f"transformers cannot unpack {path.name} ({reason}): copy it again, or use a GGUF of an architecture that "
         "it supports or a safetensors folder of the same model."

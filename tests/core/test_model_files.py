@@ -332,7 +332,7 @@ def test_a_gguf_file_whose_weights_are_not_those_of_the_model(
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [(0, 2**50), (6, 2**40), (8, 2**40), (9, 2**40), (0, 11_000_000)],
+    [(0, 2**50), (6, 2**40), (8, 2**40), (9, 2**40), (0, 4_000_000)],
     ids=["bytes", "floats", "texts", "lists", "too many"],
 )
 def test_a_gguf_file_that_announces_lists_without_end(tmp_path: Path, kind: int, count: int) -> None:
@@ -344,10 +344,10 @@ def test_a_gguf_file_that_announces_lists_without_end(tmp_path: Path, kind: int,
     path = tmp_path / "bomb.gguf"
     with path.open("wb") as file:
         file.write(raw)
-        file.truncate(12 * 2**20 if count < 2**30 else len(raw))
+        file.truncate(5 * 2**20 if count < 2**30 else len(raw))
     started = time.perf_counter()
     with pytest.raises(
-        AnalysisError, match=r"bomb\.gguf (ends inside of its header|holds lists of more than 10,000,000)"
+        AnalysisError, match=r"bomb\.gguf (ends inside of its header|holds lists of more than 3,000,000)"
     ):
         resolve(str(path), cache=tmp_path / "cache")
     assert time.perf_counter() - started < 30  # of importing, most of them
