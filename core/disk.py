@@ -48,23 +48,33 @@ def content(path: Path) -> bytes:
     Raises:
         OSError: as reading does; also where something else has its name, for a pipe would be waited for without end.
     """
+    check_ordinary(path)
+    return path.read_bytes()
+
+
+def check_ordinary(path: Path) -> None:
+    """Raises `FileNotFoundError` where there is no file that can be read to its end."""
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no ordinary file", str(path))
-    return path.read_bytes()
 
 
 def free(folder: Path) -> int:
     """Free bytes where a folder is, or would be made; 0 if that cannot be said."""
     try:
-        return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+        return shutil.disk_usage(_there(folder)).free
     except OSError:
         return 0
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 def closed(folder: Path) -> str | None:
     """Why nothing can be written into a folder, or where it would be made; None where that may be, as far as one can see."""
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        there = _there(folder)
         if os.access(there, os.W_OK):
             return None if shutil.disk_usage(there).free >= LEAST_ROOM else os.strerror(errno.ENOSPC)
         read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY

@@ -167,7 +167,7 @@ def _unpack(path: Path, folder: Path, numbers: int, progress: Progress) -> None:
             model, report = loader.from_pretrained(alone, **options)
         if missing := sorted(report["missing_keys"]):  # transformers would have drawn them at random
             raise AnalysisError(
-                f"{path.name} lacks {plural(len(missing), 'weight', 'weights')} of {type(model).__name__} ({missing[0]}): it "
+                f"{path.name} lacks {plural(len(missing), 'weight')} of {type(model).__name__} ({missing[0]}): it "
                 "is damaged, so copy it again."
             )
         left = sorted(name for name in report["unexpected_keys"] if not NO_WEIGHTS.search(name))

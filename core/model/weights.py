@@ -8,7 +8,6 @@ asks for Python code of its own. The sum of a model's headers also tells its siz
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -268,8 +267,7 @@ def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> st
     """
     with readable(path):
         real = path.resolve()
-        if not real.is_file():
-            raise FileNotFoundError(errno.ENOENT, "no ordinary file", str(path))
+        disk.check_ordinary(real)
         stat = real.stat()
         mark = f"{real} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
         known = _hashed.get(mark) or _known_hashes(cache).get(mark, "")
