@@ -20,6 +20,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from core.encoding import fit_line
 from core.errors import AnalysisError
 from core.show import Shown
+from core.words import quoted
 
 SHARE = 0.9
 """Share of the final R², or of the fall of the loss, at which something counts as reached."""
@@ -244,6 +245,11 @@ def without_arrays(found: Dynamics) -> Dynamics:
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / scale if scale > 0 else 0.0
+
+
+def stand_in(corpus: str) -> str:
+    """What a reader has to know of frequencies that are not those of the training text."""
+    return f"The frequencies are those of {quoted(corpus)}, a stand-in: the text this model was trained on is not known here."
 
 
 def finding(found: Dynamics) -> str:

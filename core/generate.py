@@ -115,10 +115,9 @@ def encode_prompt(model: LoadedModel, prompt: str, *, chat: bool = False, new_to
     with no_panics(model.files.name):
         ids = tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]
     if not ids:
-        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        if first is None:
+        ids = _begun(model)
+        if not ids:
             raise InputError("The prompt is empty: write at least one word.")
-        ids = [first]
     if max(ids) >= model.description.vocab_size:
         raise InputError(
             f"The prompt holds token {max(ids)}, but the head has only {model.description.vocab_size} rows."
@@ -365,6 +364,13 @@ def _decoded(model: LoadedModel, texts: Sequence[tuple[int, ...]]) -> tuple[str,
     return tuple(str(model.tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in texts)
 
 
+def _begun(model: LoadedModel) -> list[int]:
+    """The token with which a text begins that nobody has written yet, or with which another ends; [] if there is none."""
+    first = model.tokenizer.bos_token_id
+    first = model.tokenizer.eos_token_id if first is None else first
+    return [] if first is None else [first]
+
+
 def _end_ids(model: LoadedModel) -> list[int]:
     configured = getattr(model.module.generation_config, "eos_token_id", None)
     if configured is None:
@@ -418,9 +424,7 @@ def _interval(per_text: np.ndarray, seed: int) -> tuple[float, float]:
 
 def check_writes(model: LoadedModel) -> None:
     """Raises `InputError` where a model cannot write from nothing, for no token of it begins or ends a text."""
-    tokenizer = model.tokenizer
-    begun = tokenizer("", verbose=False)["input_ids"]
-    if not begun and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+    if not model.tokenizer("", verbose=False)["input_ids"] and not _begun(model):
         raise InputError(
             f"{model.files.name} cannot write a text of its own, for its tokenizer names no token with which one begins or "
             "ends: choose another text than self:N, and another method than rotated-self."

@@ -10,7 +10,7 @@ import streamlit as st
 from app import cache, jobs, runs, state, uploads, widgets
 from app.jobs import Job
 from app.rules import rules
-from core.dynamics import Checkpoint, Dynamics, finding
+from core.dynamics import Checkpoint, Dynamics, finding, stand_in
 from core.errors import HeadscopeError
 from core.figures import dynamics as figures
 from core.figures import words
@@ -154,10 +154,7 @@ def _discard(series: str) -> None:
 def _told(found: Dynamics) -> None:
     """What a reader has to know before the figures."""
     if found.stand_in:
-        widgets.warning(
-            f"The frequencies are those of <b>{html.escape(uploads.title(found.corpus))}</b>, a stand-in: the text this "
-            "model was trained on is not known here."
-        )
+        widgets.warning(html.escape(stand_in(uploads.title(found.corpus))))
     if all(c.loss is None for c in found.checkpoints):
         widgets.warning(
             "Only the output heads were read, so the loss and −log probability are not known. The command "

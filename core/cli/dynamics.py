@@ -43,7 +43,7 @@ def dynamics(
     sources: tuple[str, ...], training: bool, out: str | None, keep: str | None, json_path: str | None, **options: Any
 ) -> None:
     """Watch the encoding appear over the checkpoints of SOURCES: demo, folders, org/name@step{0,1,512}."""
-    from core.dynamics import finding
+    from core.dynamics import finding, stand_in
     from core.kept import check_kept
     from core.series import check_own_text, keep_series, run_folder, summary, train_series
     from core.series import dynamics as measure
@@ -103,10 +103,7 @@ def dynamics(
     ]
     text_lines = [table(["step", "R² frequency", "R² −log α", "loss", ""], rows), "", finding(found)]
     if found.stand_in:
-        text_lines.append(
-            f"The frequencies are those of {quoted(found.corpus)}, a stand-in: the text this model was trained on is not known "
-            "here."
-        )
+        text_lines.append(stand_in(found.corpus))
     text_lines += [f"{each.name}: {each.reason}" for each in found.missing]
     deliver(summary(found), json_path, "\n".join(text_lines))
 

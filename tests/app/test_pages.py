@@ -52,6 +52,16 @@ def param(test: AppTest, key: str) -> str:
     return value if isinstance(value, str) else value[0]
 
 
+def export_form() -> None:
+    """A page that holds nothing but the form with which Pruning exports."""
+    from app import state
+    from app.views.pruning import _export
+    from tests.app.arrays import planted
+
+    state.start()
+    _export(state.choice(), planted()[2], ["saliency"], 0.3)
+
+
 def fine(test: AppTest) -> AppTest:
     assert not test.exception
     assert not test.error, [e.value for e in test.error]
@@ -401,15 +411,7 @@ def test_many_tokens_that_the_model_never_gives_are_named_together(visit: Visit)
 
 
 def test_an_export_says_which_token_it_cannot_steer() -> None:
-    def export() -> None:
-        from app import state
-        from app.views.pruning import _export
-        from tests.app.arrays import planted
-
-        state.start()
-        _export(state.choice(), planted()[2], ["saliency"], 0.3)
-
-    test = AppTest.from_function(export)
+    test = AppTest.from_function(export_form)
     test.query_params["edit"] = f"999999999:2,{EDIT}"
     test.run()
     assert "Token 999999999 cannot be steered" in test.error[0].value and not test.exception
@@ -553,16 +555,8 @@ def test_a_button_says_that_the_line_is_full(ask: str, press: str, monkeypatch: 
 
 
 def test_an_export_that_is_under_way_is_not_taken_for_another() -> None:
-    def export() -> None:
-        from app import state
-        from app.views.pruning import _export
-        from tests.app.arrays import planted
-
-        state.start()
-        _export(state.choice(), planted()[2], ["saliency"], 0.3)
-
     over = threading.Event()
-    test = AppTest.from_function(export)
+    test = AppTest.from_function(export_form)
     test.run()
     choice = state.Choice("demo", positions=8192)
     job = jobs.generation().submit(("export", choice, "out"), "Exporting", lambda progress: over.wait(20))
@@ -575,14 +569,6 @@ def test_an_export_that_is_under_way_is_not_taken_for_another() -> None:
 
 
 def test_export_pressed_twice_shows_the_one_that_runs_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def export() -> None:
-        from app import state
-        from app.views.pruning import _export
-        from tests.app.arrays import planted
-
-        state.start()
-        _export(state.choice(), planted()[2], ["saliency"], 0.3)
-
     over = threading.Event()
 
     def exported(progress: Progress) -> None:
@@ -596,7 +582,7 @@ def test_export_pressed_twice_shows_the_one_that_runs_until_its_end(monkeypatch:
         jobs.generation().submit(key, "Exporting", exported)
 
     monkeypatch.setattr(cache, "export", begin)
-    test = AppTest.from_function(export)
+    test = AppTest.from_function(export_form)
     test.run()
     test.text_input(key="export-folder").set_value("out")
     for _ in range(2):
@@ -610,14 +596,6 @@ def test_export_pressed_twice_shows_the_one_that_runs_until_its_end(monkeypatch:
 
 
 def test_an_export_that_was_cancelled_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def export() -> None:
-        from app import state
-        from app.views.pruning import _export
-        from tests.app.arrays import planted
-
-        state.start()
-        _export(state.choice(), planted()[2], ["saliency"], 0.3)
-
     asked: list[tuple[object, ...]] = []
     over = threading.Event()
 
@@ -631,7 +609,7 @@ def test_an_export_that_was_cancelled_is_started_again(monkeypatch: pytest.Monke
         jobs.generation().submit(("export", choice, folder), "Exporting", exported)
 
     monkeypatch.setattr(cache, "export", begin)
-    test = AppTest.from_function(export)
+    test = AppTest.from_function(export_form)
     test.run()
     test.text_input(key="export-folder").set_value("out")
     button(test, "Export").click().run()
