@@ -38,6 +38,8 @@ LEAST_SHARE = 0.1
 """Of the time, that a job gets however many answers there are."""
 MOST_WAITING = 100
 """Jobs in one line; more are refused."""
+SILENT = 15.0
+"""Seconds without any progress after which a page tells that there is none."""
 REMEMBERED = 8
 """Finished jobs of which the waiting time of others is guessed."""
 
@@ -135,6 +137,11 @@ class Job:
         if self.share is None or self.share - at < 0.02 or elapsed < 1:
             return None
         return elapsed * (1 - self.share) / (self.share - at)
+
+    def seconds_silent(self) -> float | None:
+        """For how long it has told nothing, None where that is not worth a word."""
+        silent = now() - self.went_on
+        return silent if self.state == "running" and silent > SILENT else None
 
     def watched_by_others(self, session: str) -> int:
         now = time.monotonic()

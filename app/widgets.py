@@ -440,7 +440,9 @@ def _progress(
         parts = [plain(job.phrase) or "Starting"]
         if job.share is not None:
             parts.append(f"{100 * job.share:.0f} %")
-        if left is not None:
+        if silent := job.seconds_silent():
+            parts.append(f"nothing new for {words.duration(silent)}")
+        elif left is not None:
             parts.append(f"{words.duration(left)} left")
         st.progress(min(1.0, max(0.0, job.share or 0.0)), text=" · ".join(parts))
     note(f"{html.escape(job.title)}. It goes on if this page is closed{'; the result is kept' if keeps() else ''}.")

@@ -133,6 +133,11 @@ def read_corpus(name: str, *, local_paths: bool = True, shown: str = "", progres
         raise InputError(
             "Corpora from the Hub are not in this version yet: give sampler, python-docs, a file or a folder."
         )
+    if self_sampled_tokens(name) is not None:
+        raise InputError(
+            f"{quoted(name)} is text that a model writes itself, and is taken only where one model is analysed: give sampler, "
+            "python-docs, a file or a folder."
+        )
     if not local_paths:
         raise InputError(
             f"The corpus {quoted(name)} is not offered here: this server gives sampler, python-docs and uploads."

@@ -23,12 +23,13 @@ from core.errors import AnalysisError, Cancelled, HeadscopeError, InputError
 from core.kept import DEMO, KeptCheckpoint, KeptSeries, kept_folder, read_kept, write_kept
 from core.model.files import ModelFiles, resolve
 from core.model.heads import HeadTensors, fetch_head, fetch_tokenizer, read_head
+from core.model.weights import RUN, is_damaged
 from core.results import Sampling
 from core.settings import Progress, Settings, no_progress
 from core.sources import Place, parse_sources
 from core.store import Store
 from core.tokens import token_texts
-from core.train import TrainSettings, is_damaged, read_frequency, read_run, step_folder, train
+from core.train import TrainSettings, read_frequency, read_run, step_folder, train
 from core.words import quoted
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from core.model import LoadedModel
 
-RUN = "run.json"
 PROMPT = "The old"
 SAMPLING = Sampling(samples=2, new_tokens=32)
 

@@ -29,6 +29,7 @@ from core.errors import AnalysisError, Cancelled, InputError, is_out_of_memory
 from core.model.fetch import locked
 from core.model.memory import require_free
 from core.model.quiet import quiet_transformers
+from core.model.weights import HASHES, RUN, is_damaged, sha256_of
 from core.settings import Progress, check_new_folder, no_progress
 from core.store import read_result, write_result
 from core.words import short
@@ -44,8 +45,6 @@ KEEP_STATE_SECONDS, KEEP_STATE_SHARE = 20.0, 0.05
 """Where steps are slow a state is saved after so many seconds, unless saving would take more than this share of them."""
 WARMUP_SHARE, FINAL_SHARE = 0.01, 0.1
 RUN_FORMAT = 1
-HASHES = "sha256.json"
-"""File of a checkpoint, or of the tokenizer, that holds the SHA-256 of all others."""
 WRITING = ".writing-"
 """How the names of files and folders begin that are not complete yet."""
 
@@ -186,7 +185,7 @@ def _claim(run: Path, corpus: Corpus, settings: TrainSettings) -> TrainSettings:
     if not settings.threads:
         settings = replace(settings, threads=torch.get_num_threads())
     wanted = {"format": RUN_FORMAT, "corpus": corpus.name, "corpus_sha256": corpus.sha256, "settings": asdict(settings)}
-    path = run / "run.json"
+    path = run / RUN
     with _disk(run):
         begun = path.is_file()
     if begun:
@@ -219,7 +218,7 @@ def read_run(run: Path) -> dict[str, Any]:
         InputError: the folder holds no run that can be read.
     """
     try:
-        found = json.loads(disk.content(run / "run.json"))
+        found = json.loads(disk.content(run / RUN))
         TrainSettings(**found["settings"])
         if found.pop("digest", None) not in (None, _digest_of(found)):
             raise ValueError("digest")
@@ -238,7 +237,7 @@ def _disk(run: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
-        kept = "; what was kept so far is complete" if os.path.isfile(run / "run.json") else ""  # noqa: PTH113 (never raises)
+        kept = "; what was kept so far is complete" if os.path.isfile(run / RUN) else ""  # noqa: PTH113 (never raises)
         raise AnalysisError(
             f"The run cannot be kept in {run.name!r} ({disk.why(error)}): {disk.room(error, 'free some space or ')}choose "
             f"another folder{kept}."
@@ -421,7 +420,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=WRITING))
     try:
         yield temporary
-        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        hashes = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         (temporary / HASHES).write_text(json.dumps(hashes, indent=1), "utf-8")
         if folder.is_dir():
             shutil.rmtree(folder)
@@ -432,22 +431,6 @@ def _appearing(folder: Path) -> Iterator[Path]:
         if type(error) is Exception and "os error" in str(error):  # how tokenizers reports a full disk
             raise OSError(str(error)) from error
         raise
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def is_damaged(folder: Path) -> bool:
-    """Whether the files of a folder are not those that were written; one that never was listed is taken as it is."""
-    try:
-        known = json.loads(disk.content(folder / HASHES))
-        return any(not (folder / name).is_file() or _sha256(folder / name) != sha256 for name, sha256 in known.items())
-    except FileNotFoundError:
-        return (folder / HASHES).exists()
-    except (OSError, ValueError, AttributeError, TypeError):
-        return True
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from core.compare import METHODS, Row, as_json, distinct, finding, names
 from core.errors import HeadscopeError
 from core.figures import compare as figures
 from core.figures import words
+from core.words import short
 
 QUESTION = "Does it hold elsewhere?"
 VIEWS = ("Fit", "Sparsity", "Weights", "Steering", "Pruning")
@@ -137,7 +138,8 @@ def _rows(choice: Choice, chosen: tuple[Choice, ...]) -> None:
 
 
 def _name(choice: Choice) -> str:
-    return f"{uploads.title(choice.model)} · {uploads.title(choice.corpus)} · {choice.positions // 1024}k"
+    model, corpus = (short(uploads.title(name)) for name in (choice.model, choice.corpus))
+    return f"{model} · {corpus} · {choice.positions // 1024}k"
 
 
 def _add(choice: Choice, chosen: tuple[Choice, ...]) -> None:
@@ -147,12 +149,10 @@ def _add(choice: Choice, chosen: tuple[Choice, ...]) -> None:
     own = not rules().shared
     widgets.names(
         "Model or revision",
-        [*rules().models, choice.model],
+        [choice.model, *rules().models],
         typed=own,
-        index=None,
-        placeholder="Choose or type a model",
         key="compare-model",
-        help="Also another revision of the same model: `org/name@revision`.",
+        help="Type also another revision of the same model: `org/name@revision`." if own else None,
     )
     widgets.names(
         "Text of the row",
@@ -170,6 +170,10 @@ def _add(choice: Choice, chosen: tuple[Choice, ...]) -> None:
         key="compare-positions",
     )
     st.button("Add", type="primary", key="compare-add", on_click=_take, args=(choice, chosen))
+    if (wanted := _wanted(choice)) in chosen:
+        widgets.note(
+            f"{html.escape(_name(wanted))} stands in the list: choose another model, text or number of positions to add."
+        )
     if own:
         st.text_input(
             "Rows of a sweep",
@@ -181,11 +185,16 @@ def _add(choice: Choice, chosen: tuple[Choice, ...]) -> None:
         )
 
 
-def _take(choice: Choice, chosen: tuple[Choice, ...]) -> None:
+def _wanted(choice: Choice) -> Choice:
+    """The row that the fields name; what is left empty is as on the other pages."""
     model = str(state.chosen("compare-model") or choice.model).strip()
     corpus = str(state.chosen("compare-corpus") or choice.corpus).strip()
     positions = int(str(state.chosen("compare-positions") or choice.positions))
-    state.compare((*chosen, Choice(model, corpus, positions)))
+    return Choice(model, corpus, positions, choice.seed)
+
+
+def _take(choice: Choice, chosen: tuple[Choice, ...]) -> None:
+    state.compare((*chosen, _wanted(choice)))
 
 
 @st.fragment(run_every=0.5)

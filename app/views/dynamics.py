@@ -250,7 +250,7 @@ def _reading() -> None:
     with st.expander("How to read this"):
         st.latex(r"-\log f_w \approx A\cdot E_w + B, \qquad -\log \alpha_w \approx A'\cdot E_w + B'")
         st.markdown(
-            "$f_w$ is a token's share of the training text, $\\\alpha_w$ its mean probability in the model. At every "
+            "$f_w$ is a token's share of the training text, $\\alpha_w$ its mean probability in the model. At every "
             "checkpoint both are regressed on the output embedding as it is there. **R² of corpus frequency** is 0 in an "
             "untrained model and rises when frequency is written into the embedding. **R² of −log probability** starts "
             "near 1 for a dull reason: untrained logits are small, and then the relation is linear of itself. The dotted "

@@ -121,15 +121,12 @@ def _threshold(found: tuple[Pruning, ...]) -> None:
         shares = {each.method: largest_removable(each.points, least / 100) for each in found}
         widgets.data(lambda: figures.removable_table(shares), "removable")
     first = max(shares, key=lambda method: shares[method])
-    told = [
-        f"<b>{words.percent(shares[method])}</b> {name}"
-        for method, name in (
-            (first, f"with {html.escape(figures.name_of(first))}"),
-            ("saliency", "in the paper's order"),
-            ("random", "at random"),
-        )
-        if method in shares
-    ]
+    named = {
+        first: f"with {html.escape(figures.name_of(first))}",
+        "saliency": "in the paper's order",
+        "random": "at random",
+    }
+    told = [f"<b>{words.percent(shares[method])}</b> {name}" for method, name in named.items() if method in shares]
     widgets.note(f"So much can go then: {', '.join(told)}.")
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -204,22 +205,38 @@ SILENT = 10.0
 
 class Telling:
     """Progress on stderr, unheard if that is closed: on a terminal one line that rewrites itself; elsewhere one line per step,
-    and for a long step another every `SILENT` seconds."""
+    and for a long step another every `SILENT` seconds. Where a step says nothing for so long, that is said."""
 
     def __init__(self) -> None:
         self.phrase, self.shown, self.live = "", 0.0, sys.stderr is not None and sys.stderr.isatty()
+        self.heard, self._over = 0.0, threading.Event()
+        if context := click.get_current_context(silent=True):
+            context.call_on_close(self._over.set)
 
     def __call__(self, phrase: str, share: float | None) -> None:
         if told_to_stop:
             raise KeyboardInterrupt
         now, fresh = time.monotonic(), step_of(phrase) != step_of(self.phrase)
+        if not self.heard:
+            threading.Thread(target=self._tell_silence, name="headscope-silence", daemon=True).start()
+        self.heard = now
         if fresh or now - self.shown > (0.2 if self.live else SILENT) or (self.live and share == 1.0):
             percent = "" if share is None or (fresh and not self.live) else f" {100 * share:3.0f} %"
             remark(f"{phrase} …{percent}", instead=self.live, end=not self.live)
             self.shown = now
         self.phrase = phrase
 
+    def _tell_silence(self) -> None:
+        while not self._over.wait(min(1.0, SILENT)):
+            now = time.monotonic()
+            if now - self.heard > SILENT and (self.live or now - self.shown > SILENT):
+                remark(
+                    f"{self.phrase} … nothing new for {now - self.heard:.0f} s", instead=self.live, end=not self.live
+                )
+                self.shown = now
+
     def end(self) -> None:
+        self._over.set()
         if self.live and self.phrase:
             remark(instead=True, end=False)
 

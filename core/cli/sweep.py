@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ from core.cli.streams import remark
 if TYPE_CHECKING:
     from core.sweep import Event
 
-STEP = 0.25
-"""Share of a step after which a task's progress is told again."""
+STEP, SECONDS = 0.25, 10.0
+"""Share of a step, and time, after which a task's progress is told again."""
 
 
 @cli.command()
@@ -92,17 +93,17 @@ class _Telling:
     """What happens to every task, one line each on stderr."""
 
     def __init__(self) -> None:
-        self.told: dict[str, tuple[str, float]] = {}
+        self.told: dict[str, tuple[str, float, float]] = {}
 
     def __call__(self, event: Event) -> None:
         from core.settings import step_of
 
         if event.state == "working":
-            step, share = step_of(event.text), event.share or 0.0
-            before, at = self.told.get(event.task, ("", 0.0))
-            if step == before and share < at + STEP:
+            step, share, now = step_of(event.text), event.share or 0.0, time.monotonic()
+            before, at, when = self.told.get(event.task, ("", 0.0, 0.0))
+            if step == before and share < at + STEP and now < when + SECONDS:
                 return
-            self.told[event.task] = step, share
+            self.told[event.task] = step, share, now
             said = step if event.share is None or not share else f"{step}, {100 * share:.0f} %"
         elif event.state == "failed":
             said = f"failed: {event.text}"

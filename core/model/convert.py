@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from core import disk
 from core.errors import AnalysisError, HeadscopeError, InputError
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
 from core.model.gguf_header import NO_WEIGHTS, check_header, check_lengths, weights
-from core.model.weights import file_sha256, readable
+from core.model.weights import file_sha256, readable, sha256_of
 from core.settings import Progress, no_progress, tell_bytes
 from core.words import plural, short, size
 
@@ -48,11 +47,6 @@ def is_converted(folder: Path, cache: Path, progress: Progress = no_progress) ->
         return names == set(known) and all(file_sha256(folder / n, cache, progress) == known[n] for n in names)
     except (OSError, ValueError, TypeError, InputError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def convert_gguf(path: Path, cache: Path, progress: Progress = no_progress) -> tuple[Path, str]:
@@ -99,7 +93,7 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
             # the reader's own faults on a broken or unknown file are of many types
             raise _refusal(path, error) from error
         progress(f"Unpacking {path.name} (once)", 1.0)
-        hashes = {file.name: _sha256(file) for file in sorted((folder / "model").iterdir())}
+        hashes = {file.name: sha256_of(file) for file in sorted((folder / "model").iterdir())}
         (folder / "model" / HASHES).write_text(json.dumps(hashes, indent=0), "utf-8")
         shutil.rmtree(target, ignore_errors=True)
         (folder / "model").replace(target)

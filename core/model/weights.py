@@ -23,6 +23,8 @@ from core.errors import AnalysisError, InputError
 from core.model.quiet import importing
 from core.settings import Progress, no_progress, tell_bytes
 
+RUN, HASHES = "run.json", "sha256.json"
+"""File of a training run that says what it is, and of each of its checkpoints that holds the SHA-256 of all others."""
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SIDE_FILES = re.compile(
@@ -258,6 +260,24 @@ def model_sha256(folder: Path, shown: str, cache: Path, progress: Progress = no_
     paths = sorted([*weight_files(folder, shown), *side], key=lambda path: path.name)
     lines = [f"{path.name} {file_sha256(path, cache, progress)}\n" for path in paths]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def is_damaged(folder: Path, sha256: Callable[[Path], str] | None = None) -> bool:
+    """Whether the files of a checkpoint of a training run are not those that were written; one that never was listed is
+    taken as it is."""
+    sha256 = sha256 or sha256_of
+    try:
+        known = json.loads(disk.content(folder / HASHES))
+        return any(not (folder / name).is_file() or sha256(folder / name) != known[name] for name in known)
+    except FileNotFoundError:
+        return (folder / HASHES).exists()
+    except (OSError, ValueError, AttributeError, TypeError):
+        return True
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> str:

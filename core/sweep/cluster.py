@@ -8,13 +8,16 @@ imports no torch, and holds the observations of one run at a time.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,6 +33,7 @@ from core.sweep import tasks as worker
 from core.sweep.plan import Plan, Run
 from core.sweep.results import Row, failed_row, read_row, row_of, write_row
 from core.sweep.tasks import Fitted, Refused, Shard, Work
+from core.words import quoted
 
 IN_FLIGHT = 256
 """Tasks that Ray knows of at once; the others wait here, where they cost nothing."""
@@ -38,6 +42,11 @@ SILENT_SECONDS = 30.0
 """For which Ray's control service may be away; after 60 Ray itself would end this process."""
 MOST_REPAIRS = 3
 """How often finished shards of a run that are damaged on disk are observed again."""
+REACHED_WITHIN = 5.0
+"""Seconds."""
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
+"""How both sides of HTTP/2 begin. Source: RFC 9113, sections 3.4 and 6.5."""
 FIT = -1
 """The task that fits, among the numbers of the shards."""
 
@@ -149,6 +158,7 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
         raise InputError(
             'headscope sweep runs on Ray, which is not installed: pip install "headscope[cluster]".'
         ) from error
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++ part, which writes to stderr
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"address": "local", "include_dashboard": False}
@@ -157,6 +167,8 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
         options["address"] = address
     if ray.is_initialized():
         raise InputError("This process is connected to Ray already: call ray.shutdown() first.")
+    if address is not None:
+        _check_address(address)
     stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
@@ -165,7 +177,7 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
     except Exception as error:  # some of what Ray raises is of no kind of its own
         ray.shutdown()
         if address is not None:
-            raise InputError(f"Ray cannot be reached at {address!r} ({_line(error)}): is it running there?") from error
+            raise _not_reached(address, error) from error
         raise AnalysisError(
             f"Ray cannot be started on this machine ({_line(error)}): close other programs, for it needs memory and has a "
             "limited time to start, and try again."
@@ -174,7 +186,7 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGTERM, stop)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what happens to its workers
+        with contextlib.redirect_stdout(_NotOfRay()):
             yield ray
     except (OSError, ray.exceptions.RayError) as error:
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
@@ -184,6 +196,37 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
         ) from error
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raises `InputError` if nothing that speaks HTTP/2, as Ray's control service does, listens at `HOST:PORT`; Ray itself
+    would try again without end. Of other addresses it says so itself."""
+    place = re.fullmatch(r"([^/]+):(\d+)", address)
+    if place is None:
+        return
+    try:
+        with socket.create_connection((place[1].strip("[]"), int(place[2])), timeout=REACHED_WITHIN) as there:
+            there.settimeout(REACHED_WITHIN)
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                there.sendall(HELLO)
+                answer = there.recv(len(SETTINGS), socket.MSG_WAITALL)
+                if answer[3:4] != SETTINGS[3:4]:
+                    raise ConnectionError("another service listens there")
+    except (OSError, OverflowError) as error:
+        raise _not_reached(address, error) from error
+
+
+def _not_reached(address: str, error: Exception) -> InputError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else _line(error)
+    return InputError(f"Ray cannot be reached at {quoted(address)} ({reason}): is it running there?")
+
+
+class _NotOfRay(io.TextIOBase):
+    """Standard output while Ray runs: what one of Ray's own threads prints (how a worker ended, which is told as an event) is
+    left out, the rest goes to stderr."""
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.current_thread().name.startswith("ray_") else sys.stderr.write(text)
 
 
 @dataclass

@@ -29,6 +29,8 @@ from tests.app.arrays import ArrayAnalysis, planted
 from tests.app.conftest import settled, text_of
 
 Visit = Callable[..., AppTest]
+THERE = "stands in the list: choose another"
+"""Said of a row that would be added twice."""
 TWO = "planted|sampler|1024,planted|python-docs|4096"
 HOSTILE = "<script>alert(1)</script>"
 
@@ -95,17 +97,20 @@ def test_every_figure_shows_every_row(visit: Visit, view: str) -> None:
 
 def test_rows_are_added_and_taken_away_and_stand_in_the_address(visit: Visit) -> None:
     test = fine(visit("compare", Measured(), model="smollm2", rows=TWO))
-    assert address(test)["rows"] == TWO
+    assert address(test)["rows"] == TWO and THERE not in text_of(test)
     test.selectbox(key="compare-model").set_value("demo").run()
     test.selectbox(key="compare-corpus").set_value("python-docs").run()
     test.button_group(key="compare-positions").set_value(1024).run()
+    assert THERE not in text_of(test)
     test.button(key="compare-add").click().run()
     fine(settled(test))
     assert address(test)["rows"] == TWO + ",demo|python-docs|1024"
     assert len(test.dataframe[-1].value) == 3
     test.button(key="compare-add").click().run()  # the same again changes nothing
-    assert len(settled(test).dataframe[-1].value) == 3
+    assert len(settled(test).dataframe[-1].value) == 3 and THERE in text_of(test)
+    test.button_group(key="compare-positions").set_value(4096).run()
     again = fine(visit("compare", Measured(), **address(test)))
+    assert THERE not in text_of(test)
     assert text_of(again) == text_of(test) and charts(again) == charts(test)
     assert again.dataframe[-1].value.equals(test.dataframe[-1].value)
     for _ in range(3):

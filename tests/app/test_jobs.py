@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from app import jobs
 from app.environment import AUDIENCE_VARIABLE
-from app.jobs import KEPT, MOST_WAITING, Job, Lane, generation, now
+from app.jobs import KEPT, MOST_WAITING, SILENT, Job, Lane, generation, now
 from core.errors import InputError
 from core.settings import Progress, tell_bytes
 
@@ -316,6 +317,31 @@ def test_time_left_comes_from_the_speed_of_the_phrase(monkeypatch: pytest.Monkey
     tell_bytes(job.progress, "Fetching", 31e6, 93e6)  # the same step, although its phrase counts on
     assert job.phrase == "Fetching: 31 of 93 MB"
     assert job.seconds_left() == pytest.approx(20)
+
+
+def test_a_job_that_tells_nothing_is_told_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(jobs, "now", lambda: clock[0])
+    job = Job("a", "A", lambda progress: None, state="running")
+    job.progress("Downloading", 0.5)
+    for later, told in ((SILENT - 1, None), (2, SILENT + 1), (30, SILENT + 31)):
+        clock[0] += later
+        assert job.seconds_silent() == told
+    test = AppTest.from_function(_drawn, args=(job,)).run()
+    (bar,) = test.get("progress")
+    assert bar.proto.text == "Downloading · 50 % · nothing new for 46 s" and not test.exception
+    job.progress("Downloading", 0.6)
+    assert job.seconds_silent() is None
+    clock[0] += 60
+    job.state = "done"
+    assert job.seconds_silent() is None
+
+
+def _drawn(job: object) -> None:
+    from app import jobs, state, widgets
+
+    state.start()
+    widgets._progress(job, jobs.analyses(), None, 1.0, None)
 
 
 class Large:

@@ -58,7 +58,10 @@ def test_axe_finds_nothing_serious(guest: NewPage, scheme: Literal["light", "dar
         page.locator(shown).first.wait_for()
         if "plotly" in shown:
             charts_drawn(page)
+        for explained in page.locator("[data-testid=stExpander] summary", has_text="How to read this").all():
+            explained.click()
         settle(page)
+        assert page.locator(".katex-error").all_inner_texts() == []
         found[title] = violations(page)
     assert found == {title: [] for title in SHOWN}
 

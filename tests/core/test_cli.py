@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
@@ -157,6 +158,7 @@ def test_directions(model: str, cache: str) -> None:
     [
         (["fit", "no/such/model/name"], 2, ""),
         (["fit", "MODEL", "--corpus", "nowhere.txt"], 2, "There is no corpus"),
+        (["dynamics", "--train", "--corpus", "self:1000"], 2, "only where one model is analysed"),
         (["fit", "MODEL", "--positions", "3"], 2, "--positions is 3"),
         (["fit", "MODEL", "--positions", "many"], 2, "many"),
         (["fit", "MODEL", "--dtype", "int8"], 2, "--dtype is int8"),
@@ -549,3 +551,19 @@ def test_a_long_step_is_told_again_in_a_log(
     assert capsys.readouterr().err.splitlines() == [
         "Sampling texts …", "Sampling texts …   2 %", "Sampling texts …  51 %", "Counting …"
     ]  # fmt: skip
+    tell.end()
+
+
+def test_a_step_that_says_nothing_is_told_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("core.cli.shared.SILENT", 0.1)
+    with click.Context(cli):
+        tell = Telling()
+        tell("Downloading it", 0.5)
+        time.sleep(1)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "Downloading it …" and len(told) > 3
+    assert {re.sub(r"\d+", "N", line) for line in told[1:]} == {"Downloading it … nothing new for N s"}
+    time.sleep(0.3)
+    assert capsys.readouterr().err == ""  # the command has ended, with its result or with an error

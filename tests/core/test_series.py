@@ -16,6 +16,7 @@ from core.cli.commands import cli
 from core.dynamics import Dynamics
 from core.errors import AnalysisError, Cancelled, InputError
 from core.kept import KEPT, KeptCheckpoint, KeptSeries, read_kept, write_kept
+from core.model.files import resolve
 from core.model.heads import read_head
 from core.series import dynamics, summary, train_series
 from core.settings import Settings
@@ -153,6 +154,11 @@ def test_a_step_of_a_run_that_is_not_as_it_was_written_is_named(trained: tuple[P
         ("step-4", "step-4 is damaged: it is not what the training run has written.")
     ]
     assert [c.step for c in found.curve] == [0, 1, 2, 8, 16, 32]
+    with pytest.raises(AnalysisError, match=r"step-4 is damaged: it is not what the training run has written\. Copy"):
+        resolve(str(step_folder(run, 4)), cache=tmp_path / "cache")
+    assert resolve(str(step_folder(run, 8)), cache=tmp_path / "cache").folder.name == "step-8"
+    copied = shutil.copytree(step_folder(run, 4), tmp_path / "copied")
+    assert resolve(str(copied), cache=tmp_path / "cache").folder == copied
 
 
 def test_another_architecture_among_the_folders(trained: tuple[Path, Dynamics], tmp_path: Path) -> None:

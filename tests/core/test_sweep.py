@@ -6,6 +6,7 @@ import dataclasses
 import os
 import socket
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -384,9 +385,37 @@ def test_what_ray_prints_is_not_part_of_the_result(
     for name in ("init", "shutdown"):
         monkeypatch.setattr(f"ray.{name}", lambda **_: None)
     with cluster._ray(None, parse_plan("models = ['demo']", "plan.toml")):
-        print("A worker died.")
+        print("To be heard.")
+        ray_tells = threading.Thread(target=print, args=("A worker died.",), name="ray_listen_error_messages")
+        ray_tells.start()
+        ray_tells.join()
     told = capsys.readouterr()
-    assert told.out == "" and "A worker died." in told.err
+    assert told.out == "" and told.err == "To be heard.\n"
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", "silence"])
+def test_an_address_at_which_ray_does_not_listen_is_told_at_once(
+    answer: bytes | str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "REACHED_WITHIN", 0.5)
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("it would try for ever"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+
+        def serve() -> None:
+            with listening.accept()[0] as there:
+                there.recv(100)
+                if isinstance(answer, bytes):
+                    there.sendall(answer)
+                else:
+                    time.sleep(2)
+
+        if answer is None:
+            listening.close()
+        else:
+            threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(InputError, match=rf"cannot be reached at '{address}' \(.+\): is it running there"):
+            cluster._ray(address, parse_plan("models = ['demo']", "plan.toml")).__enter__()
 
 
 NOTICES_QUICKLY = {
