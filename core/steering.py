@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
@@ -151,6 +151,20 @@ class Curve:
     realised_held_out: Float64[np.ndarray, "g"]
     kl: Float64[np.ndarray, "g"]
     others_drift: Float64[np.ndarray, "g"]
+
+    def solved(self) -> Curve:
+        """The part on which `Steerer.steps` looks for a ratio: outwards from no edit, the steps that bring more (or less)
+        than all before them. Beyond, a direction that pushes both ways turns back, and reaches the same ratios again; the
+        last step before may lie beyond the turn, and is left out too."""
+
+        def outwards(way: np.ndarray) -> np.ndarray:
+            further = way[1:] > np.maximum.accumulate(way)[:-1]
+            return np.flatnonzero(further & np.append(further[1:], True)) + 1
+
+        start = int(np.abs(self.steps).argmin())
+        less, more = outwards(-self.realised[start::-1]), outwards(self.realised[start:])
+        kept = np.concatenate([start - less[::-1], [start], start + more])
+        return Curve(*(getattr(self, each.name)[kept] for each in fields(self)))
 
 
 def check_direction(direction: str) -> None:
@@ -526,18 +540,29 @@ class Steerer:
         if missing == 0:
             return 0.0
 
-        def miss(step: float) -> float:
-            return float(np.log(np.maximum(part.realised(np.array([step]))[0], 1e-300))) - log_ratio
+        def beyond(step: float) -> float:
+            """By how many nats the ratio lies beyond the one that is asked for; negative where it is not reached yet."""
+            found = float(np.log(np.maximum(part.realised(np.array([step]))[0], 1e-300))) - log_ratio
+            return found * float(np.sign(missing))
 
-        before, worst = 0.0, -missing
+        def root(low: float, high: float) -> float:
+            return float(scipy.optimize.brentq(beyond, low, high, xtol=1e-12, rtol=1e-12))
+
         far = np.copysign(np.geomspace(min(SEARCH[-1] * abs(missing), MOST_SHIFT), MOST_SHIFT, 40), missing)
+        steps, found = [0.0, 0.0], [-abs(missing)] * 2
         for step in map(float, (*(SEARCH * missing), *far)):
-            now = miss(step)
-            if now * missing >= 0:
-                return float(scipy.optimize.brentq(miss, before, step, xtol=1e-12, rtol=1e-12))
-            worst = max(worst, now, key=lambda value: value * np.sign(missing))
-            before = step
-        reached = np.exp(worst + log_ratio)
+            now = beyond(step)
+            if found[-1] > max(found[-2], now):  # it turns back here, and may have been beyond in between
+                ends = sorted((steps[-2], step))
+                turn = scipy.optimize.minimize_scalar(lambda at: -beyond(at), bounds=ends, method="bounded")
+                if -turn.fun >= 0:
+                    return root(steps[-2], float(turn.x))
+                found[-1] = max(found[-1], -turn.fun)
+            if now >= 0:
+                return root(steps[-1], step)
+            steps.append(step)
+            found.append(now)
+        reached = np.exp(log_ratio + max(found) * np.sign(missing))
         limit = words.at_most if missing > 0 else words.at_least
         digits = next((n for n in range(4, 12) if f"{ratio:.{n}g}" != limit(reached, n)), 12)
         word = "at most" if missing > 0 else "down to"

@@ -85,7 +85,7 @@ def knob_data(
             "options": list(allowed),
             "logit": float(logit),
             "p": before.get(token.id, 0.0),
-            "curve": _curve(curve),
+            "curve": _curve(curve.solved() if steering.calibrated else curve),
             "now": {
                 "realised": token.realised,
                 "heldOut": token.realised_held_out,
@@ -134,23 +134,21 @@ def range_figure(curve: Curve, steering: Steering, look: Look) -> dict[str, Any]
 
 def sweep_points(curve: Curve, steering: Steering) -> tuple[SweepPoint, ...]:
     """The first token's curve from 1/100 to 100 as points of a sweep: asked ratio against realised."""
+    curve = curve.solved() if steering.calibrated else curve
     asked = curve.realised if steering.calibrated else np.exp(curve.steps)
-    rising = np.concatenate([[True], np.diff(asked) > 0])
     return tuple(
         SweepPoint(float(a), float(r), float(h), float(kl), float("nan"), float("nan"), float(drift))
-        for a, r, h, kl, drift, up in zip(
-            asked, curve.realised, curve.realised_held_out, curve.kl, curve.others_drift, rising, strict=True
+        for a, r, h, kl, drift in zip(
+            asked, curve.realised, curve.realised_held_out, curve.kl, curve.others_drift, strict=True
         )
-        if up and 0.0095 <= a <= 105
+        if 0.0095 <= a <= 105
     )
 
 
 def _curve(curve: Curve) -> dict[str, list[float]]:
-    """Logarithms, made ascending where a direction that pushes both ways turns back."""
-    log_realised = np.log(np.maximum(curve.realised, 1e-12))
     return {
         "steps": curve.steps.tolist(),
-        "logRealised": np.maximum.accumulate(log_realised).tolist(),
+        "logRealised": np.log(np.maximum(curve.realised, 1e-12)).tolist(),
         "logHeldOut": np.log(np.maximum(curve.realised_held_out, 1e-12)).tolist(),
         "kl": curve.kl.tolist(),
         "drift": curve.others_drift.tolist(),

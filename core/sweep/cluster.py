@@ -115,7 +115,7 @@ def run_sweep(
     kept = len(rows)
     todo = [run for run in plan.runs if run.key not in rows]
     if todo:
-        with _ray(address, plan) as ray, _scratch(store) as folder:
+        with _unheard(), _ray(address, plan) as ray, _scratch(store) as folder:
             driver = _Driver(ray, plan, todo, out, store, None if address else str(store.folder), folder, tell)
             rows |= driver.run()
     return Sweep(tuple(rows[run.key] for run in plan.runs), out, kept)
@@ -158,7 +158,6 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
         raise InputError(
             'headscope sweep runs on Ray, which is not installed: pip install "headscope[cluster]".'
         ) from error
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++ part, which writes to stderr
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"address": "local", "include_dashboard": False}
@@ -186,8 +185,7 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGTERM, stop)
     try:
-        with contextlib.redirect_stdout(_NotOfRay()):
-            yield ray
+        yield ray
     except (OSError, ray.exceptions.RayError) as error:
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
             raise  # of this machine's disk; Ray's own name no number
@@ -195,7 +193,8 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
             f"Ray ended while the sweep was running ({_line(error)}): the same command goes on from what could be kept."
         ) from error
     finally:
-        ray.shutdown()
+        with contextlib.redirect_stdout(io.StringIO()):  # what it held back of its own
+            ray.shutdown()
 
 
 def _check_address(address: str) -> None:
@@ -219,6 +218,26 @@ def _check_address(address: str) -> None:
 def _not_reached(address: str, error: Exception) -> InputError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else _line(error)
     return InputError(f"Ray cannot be reached at {quoted(address)} ({reason}): is it running there?")
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Within, what Ray says of itself goes nowhere: its C++ part writes to the descriptor of stderr, a thread of its own to
+    stdout. What becomes of tasks is told as events."""
+    with contextlib.ExitStack() as stack:
+        own = os.dup(2)
+        stack.callback(os.close, own)
+        if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+            stderr = stack.enter_context(
+                open(own, "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors, closefd=False)
+            )
+            stack.enter_context(contextlib.redirect_stderr(stderr))
+        stack.callback(os.dup2, own, 2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        stack.enter_context(contextlib.redirect_stdout(_NotOfRay()))
+        yield
 
 
 class _NotOfRay(io.TextIOBase):

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Route, WebSocketRoute, expect
 
 from tests.browser.conftest import NewPage
 from tests.browser.pages import (
@@ -286,6 +286,30 @@ def test_a_move_made_while_the_connection_is_away_is_not_lost(browser: Browser, 
     settle(page)
     assert slider.get_attribute("aria-valuetext") == value
     until(page, "decodeURIComponent(location.search).includes(value)", f":{value.removesuffix('×')}")
+    context.close()
+
+
+def test_a_page_that_streamlit_has_given_up_opens_anew(browser: Browser, demo: Server) -> None:
+    """As it does where an answer speaks of something that was lost with a connection."""
+    context = browser.new_context(base_url=demo.url)
+    context.set_default_timeout(PATIENCE)
+    page, lines = context.new_page(), []
+
+    def carry(line: WebSocketRoute) -> None:
+        server = line.connect_to_server()
+        line.on_message(server.send)
+        server.on_message(line.send)
+        lines.append(line)
+
+    page.route_web_socket(re.compile("_stcore/stream"), carry)
+    visit(page, "/steering?edit=4058:7")
+    charts_drawn(page, 2)
+    page.evaluate("window.before = true")
+    lines[-1].send(b"\xff no message")
+    page.locator("[data-test-connection-state=DISCONNECTED_FOREVER]").wait_for(state="attached")
+    until(page, "!window.before")
+    charts_drawn(page, 2)
+    assert "asked 7×" in sentence(page) and len(lines) == 2
     context.close()
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from core.analysis import Analysis
 from core.errors import AnalysisError, InputError
+from core.settings import Settings
 from core.steering import LOGIT_BIAS, Edit, Part, Steering, _direction, direction_vector, edited_prompt
 
 HEADS = {
@@ -227,6 +228,20 @@ def test_tokens_that_would_fill_the_whole_probability_get_a_sentence(tiny_analys
 def test_lists_that_cannot_be_steered_get_a_sentence(tiny_analysis, ids: list[int]) -> None:
     with pytest.raises(InputError):
         tiny_analysis("gpt2").steerer(ids)
+
+
+@pytest.mark.parametrize("token", [300, 1000, 2000, 3500, 4058])
+def test_a_curve_shows_the_steps_that_are_taken(token: int) -> None:
+    """Far out, a direction that pushes both ways brings the same ratios once more, by steps that nobody takes."""
+    steerer = Analysis("demo", "sampler", Settings(positions=8192)).steerer([token])
+    whole = steerer.curve(0, np.zeros(1), np.arange(-8.0, 12.01, 0.5))
+    shown = whole.solved()
+    assert (np.diff(shown.realised) > 0).all() and (np.diff(shown.steps) > 0).all()
+    assert len(shown.steps) < len(whole.steps) or token == 300
+    for step, ratio, held_out in zip(shown.steps, shown.realised, shown.realised_held_out, strict=True):
+        steering = steerer.steer([ratio])
+        assert steerer.steps([ratio])[0] == pytest.approx(step, abs=1e-6)
+        assert steering.tokens[0].realised_held_out == pytest.approx(held_out, rel=1e-5)
 
 
 def test_a_direction_that_cannot_reach_a_ratio_names_its_range(tiny_analysis) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -379,18 +380,24 @@ def test_the_end_of_ray_is_no_failure_of_a_run() -> None:
     assert "worker was lost" in cluster._reason(ray.exceptions.WorkerCrashedError())
 
 
-def test_what_ray_prints_is_not_part_of_the_result(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("init", "shutdown"):
-        monkeypatch.setattr(f"ray.{name}", lambda **_: None)
-    with cluster._ray(None, parse_plan("models = ['demo']", "plan.toml")):
-        print("To be heard.")
-        ray_tells = threading.Thread(target=print, args=("A worker died.",), name="ray_listen_error_messages")
-        ray_tells.start()
-        ray_tells.join()
-    told = capsys.readouterr()
-    assert told.out == "" and told.err == "To be heard.\n"
+RAY_TALKS = """
+import os, sys, threading
+from core.sweep.cluster import _unheard
+with _unheard():
+    print("Of a listener.")
+    print("A remark.", file=sys.stderr)
+    os.write(2, b"[E 1 2] task_manager.cc: Failed")
+    thread = threading.Thread(target=print, args=("(raylet) A worker died.",), name="ray_listen_error_messages")
+    thread.start()
+    thread.join()
+print("The result.")
+print("The end.", file=sys.stderr)
+"""
+
+
+def test_what_ray_says_is_no_part_of_the_result_and_no_remark() -> None:
+    done = subprocess.run([sys.executable, "-c", RAY_TALKS], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("The result.\n", "Of a listener.\nA remark.\nThe end.\n")
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", "silence"])
