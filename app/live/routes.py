@@ -1,4 +1,5 @@
-"""What the server hands out for the live sliders: the plotly.js that the Python package brings along, nothing from outside."""
+"""What the server hands out beside Streamlit: the plotly.js that the Python package brings along, nothing from outside; and
+the way to the first page by its name, which Streamlit knows without one only."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import plotly
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 PLOTLY_URL = "/headscope/plotly.js"
@@ -17,4 +18,8 @@ async def _plotly(request: Request) -> Response:
     return FileResponse(_FILE, media_type="text/javascript", headers={"Cache-Control": "public, max-age=86400"})
 
 
-ROUTES = [Route(PLOTLY_URL, _plotly)]
+async def _first_page(request: Request) -> Response:
+    return RedirectResponse(f"/?{request.url.query}")
+
+
+ROUTES = [Route(PLOTLY_URL, _plotly), Route("/model", _first_page)]

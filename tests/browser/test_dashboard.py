@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, WebSocketRoute, expect
@@ -287,6 +287,14 @@ def test_a_move_made_while_the_connection_is_away_is_not_lost(browser: Browser, 
     assert slider.get_attribute("aria-valuetext") == value
     until(page, "decodeURIComponent(location.search).includes(value)", f":{value.removesuffix('×')}")
     context.close()
+
+
+def test_the_first_page_is_found_by_its_name_too(guest: NewPage) -> None:
+    page = guest()
+    visit(page, "/model?positions=4096&edit=4058:7")
+    charts_drawn(page)
+    assert page.get_by_role("dialog").count() == 0
+    assert urlsplit(page.url).path == "/" and "4058:7" in unquote(page.url)
 
 
 def test_a_page_that_streamlit_has_given_up_opens_anew(browser: Browser, demo: Server) -> None:
