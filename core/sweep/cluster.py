@@ -56,7 +56,7 @@ class Event:
     """Something that happened to a task.
 
     Attributes:
-        task: the run and, where there are several, its part. state: started, again (on another worker, after one was lost
+        task: the run and, where there are several, its part; or Ray itself. state: started, again (on another worker, after one was lost
             or failed), working, done, failed, kept (was finished before).
         text: a step, a reason, or "". share: of the step, 0 to 1. node: of the cluster where it runs, or "".
     """
@@ -115,6 +115,7 @@ def run_sweep(
     kept = len(rows)
     todo = [run for run in plan.runs if run.key not in rows]
     if todo:
+        tell(Event("Ray", "working", "starting" if address is None else "connecting"))
         with _unheard(), _ray(address, plan) as ray, _scratch(store) as folder:
             driver = _Driver(ray, plan, todo, out, store, None if address else str(store.folder), folder, tell)
             rows |= driver.run()
