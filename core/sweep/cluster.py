@@ -56,8 +56,9 @@ class Event:
     """Something that happened to a task.
 
     Attributes:
-        task: the run and, where there are several, its part; or Ray itself. state: started, again (on another worker, after one was lost
-            or failed), working, done, failed, kept (was finished before).
+        task: the run and, where there are several, its part; or Ray itself.
+        state: started, again (on another worker, after one was lost or failed), working, done, failed, kept (was finished
+            before).
         text: a step, a reason, or "". share: of the step, 0 to 1. node: of the cluster where it runs, or "".
     """
 
