@@ -36,6 +36,8 @@ ADVICE_TO_TYPE = re.compile(r", or give the file alone, as .*:COLUMN(?=; )")
 """Nobody types the name of a text on a shared server."""
 ADVICE_TO_A_TERMINAL = re.compile(r" \([^()]*--[a-z]+[^()]*\)")
 """An aside about an option that no page has."""
+ADVICE_ON_AN_ANALYSIS = re.compile(r"\b(choose a|try) --(context|dtype)\b")
+"""Options that no page has, and without which a model may not be analysed at all."""
 JOBS_EACH = 2
 """Jobs that one visitor of a shared server may have in line; asking for another drops the oldest."""
 
@@ -155,6 +157,7 @@ class Rules:
         """A sentence as it is shown: without asides for who types commands, and to others without places on this disk and
         without advice that only the host can take."""
         sentence = ADVICE_TO_A_TERMINAL.sub("", sentence)
+        sentence = ADVICE_ON_AN_ANALYSIS.sub(r"on the command line, \g<0>", sentence)
         if not self.shared:
             return sentence
         for place, name in _places(self.model, self.corpus, str(default_folder())):

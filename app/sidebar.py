@@ -169,7 +169,7 @@ def _take_upload() -> None:
 def _take_pasted() -> None:
     text = str(state.chosen("pasted") or "")
     if not text.strip():
-        state.choose(upload_refused="")
+        state.choose(upload_refused="There is no text in the field: paste one of a page or more.")
         return
     if len(text) > uploads.MOST_CHARACTERS:
         state.choose(

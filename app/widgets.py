@@ -125,10 +125,13 @@ def plain(text: str) -> str:
     """Any text as Markdown that reads the same: every sign that could be markup is escaped, and what a reader of Markdown
     would make a link of all the same, an address, is code."""
 
-    def word(found: re.Match[str]) -> str:
-        return code_span(found[0]) if _ADDRESS.search(found[0]) else re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", found[0])
+    def escaped(part: str) -> str:
+        return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", part)
 
-    return re.sub(r"\S+", word, text)
+    def word(found: re.Match[str]) -> str:
+        return (code_span(found[1]) if _ADDRESS.search(found[1]) else escaped(found[1])) + escaped(found[2])
+
+    return re.sub(r"(\S+?)([,.;:]*)(?!\S)", word, text)
 
 
 def say(sentence: str) -> None:

@@ -14,13 +14,35 @@ const times = (ratio) => (ratio >= 0.995 ? `${digits(ratio)}×` : `1/${digits(1 
 const percent = (share) => `${digits(100 * share)} %`;
 
 function along(xs, ys, x) {
-  // linear between the points of an ascending grid, flat beyond it
+  // a monotone cubic between the points of an ascending grid (Fritsch and Butland 1984), flat beyond it
   if (x <= xs[0]) return ys[0];
   let high = 1;
   while (high < xs.length - 1 && xs[high] < x) high += 1;
   if (x >= xs[high]) return ys[high];
-  const share = (x - xs[high - 1]) / (xs[high] - xs[high - 1]);
-  return ys[high - 1] + share * (ys[high] - ys[high - 1]);
+  const wide = (i) => xs[i + 1] - xs[i];
+  const rise = (i) => (ys[i + 1] - ys[i]) / wide(i);
+  const slope = (i) => {
+    if (i === 0) return rise(0);
+    if (i === xs.length - 1) return rise(i - 1);
+    if (rise(i - 1) * rise(i) <= 0) return 0;
+    const [before, after] = [2 * wide(i) + wide(i - 1), wide(i) + 2 * wide(i - 1)];
+    return (before + after) / (before / rise(i - 1) + after / rise(i));
+  };
+  const low = high - 1;
+  const t = (x - xs[low]) / wide(low);
+  return (
+    ys[low] + t * t * (3 - 2 * t) * (ys[high] - ys[low]) +
+    wide(low) * t * (1 - t) * ((1 - t) * slope(low) - t * slope(high))
+  );
+}
+
+function costAlong(curve, name, power, step) {
+  // what grows from nothing with the step, as a power of it, is read off where it is a smooth line through 0
+  const { steps } = curve;
+  const none = steps.indexOf(0);
+  if (none < 0 || curve[name][none] > 1e-9) return along(steps, curve[name], step);
+  const lines = curve[name].map((value, i) => Math.sign(steps[i]) * value ** (1 / power));
+  return Math.abs(along(steps, lines, step)) ** power;
 }
 
 function stepFor(edit, ratio, calibrated) {
@@ -260,14 +282,15 @@ class Knobs {
     const step = steps[this.active];
     const ratio = ratios[this.active];
     // where nothing was moved since the server answered, what it said; else what the curves say
-    const { realised, heldOut, drift, kl } = ratios.every((each, i) => each === data.edits[i].ratio) ? edit.now : {
+    const exact = ratios.every((each, i) => each === data.edits[i].ratio);
+    const { realised, heldOut, drift, kl } = exact ? edit.now : {
       realised: Math.exp(along(curve.steps, curve.logRealised, step)),
       heldOut: Math.exp(along(curve.steps, curve.logHeldOut, step)),
-      drift: along(curve.steps, curve.drift, step),
-      kl: along(curve.steps, curve.kl, step),
+      drift: costAlong(curve, "drift", 1, step),
+      kl: costAlong(curve, "kl", 2, step),
     };
     this.told.textContent =
-      `${edit.token} asked ${times(ratio)}: ${times(realised)} on the fitting text, ${times(heldOut)} on held-out text; ` +
+      `${edit.token} asked ${times(ratio)}: ${exact ? "" : "about "}${times(realised)} on the fitting text, ${times(heldOut)} on held-out text; ` +
       `every other token moves by ${digits(drift)} nats, KL ${digits(kl)} nats.`;
     const after = atPrompt(data, steps);
     const most = Math.max(1e-12, ...after, ...data.shown.map((row) => row.before));

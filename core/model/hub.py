@@ -470,6 +470,11 @@ def _explained(error: Exception, shown: str) -> HeadscopeError:
         return AnalysisError(f"{shown} is not on this disk and HF_HUB_OFFLINE forbids the Hub: unset it and try again.")
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
         return _explained(error.__cause__, shown)
+    if isinstance(error, UnicodeEncodeError):  # in the header of a question, so nothing was asked yet
+        return AnalysisError(
+            "The access token for the Hub holds characters that no token has: correct HF_TOKEN, or log in anew with "
+            "`hf auth login`."
+        )
     no_hub = (ValueError, TypeError, KeyError, AttributeError, RecursionError, errors.FileMetadataError)
     odd = isinstance(error, no_hub) and not isinstance(error, errors.LocalEntryNotFoundError)  # that is of the network
     if odd or isinstance(error.__cause__, errors.FileMetadataError) or type(error).__name__ == "DecodingError":
@@ -487,7 +492,8 @@ def _explained(error: Exception, shown: str) -> HeadscopeError:
     if status is not None:
         what = "try again later" if status >= 500 else "check HF_ENDPOINT, or try again later"
         return AnalysisError(f"The Hub answered {status} when asked for {shown}: {what}.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    if isinstance(error, OSError) and (error.errno in full or error.filename is not None):
         return AnalysisError(
             f"{shown} cannot be kept on this disk ({error.strerror}): {disk.room(error, 'free some space or ')}point HF_HOME "
             "elsewhere."

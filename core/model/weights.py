@@ -22,6 +22,7 @@ from core import disk
 from core.errors import AnalysisError, InputError
 from core.model.quiet import importing
 from core.settings import Progress, no_progress, tell_bytes
+from core.words import short
 
 RUN, HASHES = "run.json", "sha256.json"
 """File of a training run that says what it is, and of each of its checkpoints that holds the SHA-256 of all others."""
@@ -227,6 +228,11 @@ def stored_tensors(read: Callable[[int, int], bytes], size: int, file: str) -> d
             position = tensor.end
         if position != size:
             raise ValueError("data length")
+        if odd := [name for name, tensor in tensors.items() if tensor.dtype.startswith("C")]:
+            raise AnalysisError(
+                f"{file} holds complex numbers ({short(odd[0])}), and a language model would take half of them: choose another "
+                "checkpoint."
+            )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise _broken(file) from error
     return tensors

@@ -312,6 +312,19 @@ def test_what_is_named_as_allowed_is_taken(
     assert (65536 in state.positions()) == (audience == "own")
 
 
+@pytest.mark.parametrize("text", ["", " \n "])
+def test_an_empty_field_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(state.st, "session_state", {"pasted": text})
+    sidebar._take_pasted()
+    assert str(state.chosen("upload_refused")).startswith("There is no text in the field: paste one")
+
+
+def test_advice_that_only_a_terminal_can_take_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = "tiny sees 128 tokens at once and --context is 256: choose a --context of at most 127."
+    assert Rules("own").said(sentence).endswith(": on the command line, choose a --context of at most 127.")
+    assert Rules("public").said(sentence).endswith("256: tell whoever runs this server.")
+
+
 @pytest.mark.parametrize("name", ["b.parquet", "picture", "x.<b>exe"])
 def test_a_kind_of_file_that_is_not_taken_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     serve(monkeypatch, Rules("public"))

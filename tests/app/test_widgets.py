@@ -24,7 +24,7 @@ def test_a_chip_is_escaped_and_names_its_id() -> None:
 
 def test_plain_makes_no_links() -> None:
     """An address in a sentence, as a stranger's link may bring it, leads nowhere."""
-    assert widgets.plain("samples = 'http://e.test/x', *no*") == r"samples \= `'http://e.test/x',` \*no\*"
+    assert widgets.plain("samples = 'http://e.test/x', *no*") == r"samples \= `'http://e.test/x'`\, \*no\*"
     assert widgets.plain("WWW.e.test and me@e.test") == "`WWW.e.test` and `me@e.test`"
     assert widgets.plain("org/name@step3") == r"org\/name\@step3"
 

@@ -209,6 +209,11 @@ def test_a_dragged_slider_redraws_without_the_server(page: Page, first_visit: st
     assert abs(float(live[2]) / float(exact[2]) - 1) < 0.05
 
 
+def numbers(place: Locator) -> list[float]:
+    found = re.findall(r"\d[\d.]*(?:e-?\d+)?", place.inner_text().replace("\u2212", "-"))
+    return [float(number) for number in found]
+
+
 class Line:
     """A network between browser and server that can be cut: what is on its way is lost, nobody gets through."""
 
@@ -318,6 +323,27 @@ def test_a_page_that_streamlit_has_given_up_opens_anew(browser: Browser, demo: S
     until(page, "!window.before")
     charts_drawn(page, 2)
     assert "asked 7×" in sentence(page) and len(lines) == 2
+    context.close()
+
+
+@pytest.mark.parametrize("keys", ["ArrowLeft " * 7, "ArrowLeft " * 12, "ArrowRight " * 6, "End"])
+def test_what_is_said_while_a_slider_moves_is_near_the_answer(browser: Browser, line: Line, keys: str) -> None:
+    """Until the server answers the line under it is read off curves."""
+    context = browser.new_context(base_url=line.url)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    visit(page, "/steering?edit=300:2")
+    charts_drawn(page, 2)
+    told = page.locator(".knob-told")
+    line.flows.clear()
+    for key in keys.split():
+        page.get_by_role("slider").first.press(key)
+    expect(told).to_contain_text("about")
+    guess = numbers(told)
+    asked = page.get_by_role("slider").first.get_attribute("aria-valuetext")
+    line.flows.set()
+    expect(told).to_have_text(re.compile(f"asked {asked}: (?!about)"))
+    assert len(guess) > 4 and guess == pytest.approx(numbers(told), rel=0.02)
     context.close()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from core.errors import AnalysisError, Cancelled
 from core.model import ModelFiles, convert, fetch, load_model, parse_model, ready, resolve
@@ -456,6 +457,13 @@ def test_a_broken_safetensors_file(tmp_path: Path, model: Path, content: bytes) 
         read_header(folder / "model.safetensors")
     with pytest.raises(AnalysisError, match="broken or incomplete"):
         load_model(resolve(str(folder), cache=tmp_path))
+
+
+def test_complex_numbers_are_no_weights(tmp_path: Path) -> None:
+    """transformers would take their real part, with a warning at most."""
+    save_file({"lm_head.weight": torch.ones(3, 2, dtype=torch.complex64)}, tmp_path / "model.safetensors")
+    with pytest.raises(AnalysisError, match=r"holds complex numbers \(lm_head.weight\)"):
+        read_header(tmp_path / "model.safetensors")
 
 
 def test_the_size_is_told_by_the_headers(model: Path) -> None:

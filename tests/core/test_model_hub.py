@@ -88,6 +88,21 @@ def test_the_environment_means_what_it_means_everywhere(
         assert bool(hub.asked) == (offline == "0")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("HF_TOKEN", "hf_\u00e9", "correct HF_TOKEN"), ("HF_HOME", "/dev/null", "point HF_HOME elsewhere")],
+)
+def test_what_the_environment_has_wrong_is_no_fault_of_the_hub(
+    hub: TinyHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "core.cli", "doctor", "org/model", "--cache", str(tmp_path / "cache")]
+    run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert run.returncode == 1 and said in run.stderr and "HF_ENDPOINT" not in run.stderr, run.stderr
+    assert "\u00e9" not in run.stderr and run.stderr.count("\n") < 4
+
+
 def test_a_revision_is_its_commit(hub: TinyHub, tmp_path: Path) -> None:
     files = resolve("org/model@v2", cache=tmp_path)
     assert (files.name, files.revision) == ("org/model@v2", COMMIT)
