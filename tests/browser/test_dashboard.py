@@ -338,6 +338,7 @@ def test_what_is_said_while_a_slider_moves_is_near_the_answer(browser: Browser, 
     line.flows.clear()
     for key in keys.split():
         page.get_by_role("slider").first.press(key)
+    page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     expect(told).to_contain_text("about")
     guess = numbers(told)
     asked = page.get_by_role("slider").first.get_attribute("aria-valuetext")
