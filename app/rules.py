@@ -36,7 +36,7 @@ ADVICE_TO_TYPE = re.compile(r", or give the file alone, as .*:COLUMN(?=; )")
 """Nobody types the name of a text on a shared server."""
 ADVICE_TO_A_TERMINAL = re.compile(r" \([^()]*--[a-z]+[^()]*\)")
 """An aside about an option that no page has."""
-ADVICE_ON_AN_ANALYSIS = re.compile(r"\b(choose a|try) --(context|dtype)\b")
+ADVICE_ON_AN_ANALYSIS = re.compile(r"(?<!on the command line, )\b(choose a|try) --(context|dtype)\b")
 """Options that no page has, and without which a model may not be analysed at all."""
 JOBS_EACH = 2
 """Jobs that one visitor of a shared server may have in line; asking for another drops the oldest."""

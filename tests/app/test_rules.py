@@ -321,7 +321,11 @@ def test_an_empty_field_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> N
 
 def test_advice_that_only_a_terminal_can_take_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     sentence = "tiny sees 128 tokens at once and --context is 256: choose a --context of at most 127."
-    assert Rules("own").said(sentence).endswith(": on the command line, choose a --context of at most 127.")
+    said = Rules("own").said(sentence)
+    assert (
+        said.endswith("256: on the command line, choose a --context of at most 127.")
+        and Rules("own").said(said) == said
+    )
     assert Rules("public").said(sentence).endswith("256: tell whoever runs this server.")
 
 
