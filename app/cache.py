@@ -587,18 +587,24 @@ def steer(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bo
 
 
 def curves(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool) -> tuple[Curve, ...]:
-    """Of every token, what its step does while the others stay: what the live sliders read off."""
+    """Of every token, what its step does while the others stay: what the live sliders read off. Of a calibrated edit only
+    where a step is looked for."""
     ids = tuple(edit.token_id for edit in edits)
+    solved = steer(choice, edits, direction, calibrate).calibrated
     steps = tuple(_steps(choice, edits, direction, calibrate).tolist())
     return tuple(
-        _curve(choice, ids, direction, place, (*steps[:place], 0.0, *steps[place + 1 :])) for place in range(len(ids))
+        _curve(choice, ids, direction, place, (*steps[:place], 0.0, *steps[place + 1 :]), solved)
+        for place in range(len(ids))
     )
 
 
 @_bounded(256)
-def _curve(choice: Choice, token_ids: tuple[int, ...], direction: str, place: int, steps: tuple[float, ...]) -> Curve:
+def _curve(
+    choice: Choice, token_ids: tuple[int, ...], direction: str, place: int, steps: tuple[float, ...], solved: bool
+) -> Curve:
     """Its own step is not among what it depends on: moving the only slider costs nothing here."""
-    return steerer(choice, token_ids, direction).curve(place, np.array(steps), GRID)
+    curve = steerer(choice, token_ids, direction).curve(place, np.array(steps), GRID)
+    return curve.solved() if solved else curve
 
 
 def _steps(choice: Choice, edits: tuple[Edit, ...], direction: str, calibrate: bool) -> np.ndarray:

@@ -23,7 +23,7 @@ from core.errors import AnalysisError, Cancelled, HeadscopeError, InputError
 from core.kept import DEMO, KeptCheckpoint, KeptSeries, kept_folder, read_kept, write_kept
 from core.model.files import ModelFiles, resolve
 from core.model.heads import HeadTensors, fetch_head, fetch_tokenizer, read_head
-from core.model.weights import RUN, is_damaged
+from core.model.weights import RUN, is_damaged_checkpoint
 from core.results import Sampling
 from core.settings import Progress, Settings, no_progress
 from core.sources import Place, parse_sources
@@ -142,7 +142,7 @@ class _Work:
     def add(self, place: Place) -> None:
         """Measure one checkpoint; what is wrong with it is noted and the series goes on."""
         try:
-            if place.folder is not None and _run_of([place]) is not None and is_damaged(place.folder):
+            if place.folder is not None and is_damaged_checkpoint(place.folder):
                 raise AnalysisError(f"{place.name} is damaged: it is not what the training run has written.")
             head = self._head(place)
             measured = self.measure(place) if place.folder is not None or self.whole else None

@@ -66,7 +66,7 @@ def knob_data(
 
     Args:
         steerer, steering: the tokens along their direction, and the edit as it is now, solved and judged.
-        curves: of every token, at `cache.GRID`.
+        curves: of every token, from `cache.curves`.
         prompt: the edited next-token distribution (None where the prompt is refused).
         options: the ratios each slider offers.
     """
@@ -85,7 +85,7 @@ def knob_data(
             "options": list(allowed),
             "logit": float(logit),
             "p": before.get(token.id, 0.0),
-            "curve": _curve(curve.solved() if steering.calibrated else curve),
+            "curve": _curve(curve),
             "now": {
                 "realised": token.realised,
                 "heldOut": token.realised_held_out,
@@ -134,7 +134,6 @@ def range_figure(curve: Curve, steering: Steering, look: Look) -> dict[str, Any]
 
 def sweep_points(curve: Curve, steering: Steering) -> tuple[SweepPoint, ...]:
     """The first token's curve from 1/100 to 100 as points of a sweep: asked ratio against realised."""
-    curve = curve.solved() if steering.calibrated else curve
     asked = curve.realised if steering.calibrated else np.exp(curve.steps)
     return tuple(
         SweepPoint(float(a), float(r), float(h), float(kl), float("nan"), float("nan"), float(drift))

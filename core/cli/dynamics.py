@@ -45,6 +45,7 @@ def dynamics(
     """Watch the encoding appear over the checkpoints of SOURCES: demo, folders, org/name@step{0,1,512}."""
     from core.dynamics import finding, stand_in
     from core.kept import check_kept
+    from core.model.weights import RUN
     from core.series import check_own_text, keep_series, run_folder, summary, train_series
     from core.series import dynamics as measure
     from core.store import Store
@@ -70,7 +71,7 @@ def dynamics(
         if run is not None and Path(os.path.realpath(keep)).is_relative_to(os.path.realpath(run)):
             raise InputError("--keep lies in the folder of the run that it keeps: give a folder outside it.")
     if training:
-        if run is not None and not os.path.exists(run / "run.json"):  # noqa: PTH110 (never raises)
+        if run is not None and not os.path.exists(run / RUN):  # noqa: PTH110 (never raises)
             check_kept(run)
         from core.corpus import read_corpus
 

@@ -10,7 +10,7 @@ from core.model.convert import convert_gguf, converted_folder, is_converted
 from core.model.fetch import fetch_smollm2, is_fetched, smollm2_path
 from core.model.hub import check_kept, download, downloaded
 from core.model.names import parse_model
-from core.model.weights import RUN, check_folder, file_sha256, is_damaged, model_sha256
+from core.model.weights import check_folder, file_sha256, is_damaged_checkpoint, model_sha256
 from core.settings import ASSETS, Progress, no_progress
 
 SMOLLM2_REVISION = "0.1.2"
@@ -62,7 +62,7 @@ def resolve(name: str, *, cache: Path, progress: Progress = no_progress, local_p
         folder, revision = download(source.location, source.revision, cache, progress)
         return ModelFiles(source.name, revision, folder, model_sha256(folder, source.name, cache, progress))
     folder = Path(source.location)
-    if (folder.parent / RUN).is_file() and is_damaged(folder, lambda path: file_sha256(path, cache, progress)):
+    if is_damaged_checkpoint(folder, lambda path: file_sha256(path, cache, progress)):
         raise AnalysisError(
             f"{source.name} is damaged: it is not what the training run has written. Copy it again, or train anew; if it was "
             "changed on purpose, copy it out of the run's folder."

@@ -268,10 +268,19 @@ def model_sha256(folder: Path, shown: str, cache: Path, progress: Progress = no_
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def is_damaged(folder: Path, sha256: Callable[[Path], str] | None = None) -> bool:
-    """Whether the files of a checkpoint of a training run are not those that were written; one that never was listed is
-    taken as it is."""
-    sha256 = sha256 or sha256_of
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_damaged_checkpoint(folder: Path, sha256: Callable[[Path], str] = sha256_of) -> bool:
+    """The same as `is_damaged`, of a folder that may belong to no training run: there is nothing then to hold it against."""
+    return (folder.parent / RUN).is_file() and is_damaged(folder, sha256)
+
+
+def is_damaged(folder: Path, sha256: Callable[[Path], str] = sha256_of) -> bool:
+    """Whether the files of a folder of a training run are not those that were written; one that never was listed is taken as
+    it is."""
     try:
         known = json.loads(disk.content(folder / HASHES))
         return any(not (folder / name).is_file() or sha256(folder / name) != known[name] for name in known)
@@ -279,11 +288,6 @@ def is_damaged(folder: Path, sha256: Callable[[Path], str] | None = None) -> boo
         return (folder / HASHES).exists()
     except (OSError, ValueError, AttributeError, TypeError):
         return True
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_sha256(path: Path, cache: Path, progress: Progress = no_progress) -> str:

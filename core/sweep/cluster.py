@@ -202,11 +202,10 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
 def _check_address(address: str) -> None:
     """Raises `InputError` if nothing that speaks HTTP/2, as Ray's control service does, listens at `HOST:PORT`; Ray itself
     would try again without end. Of other addresses it says so itself."""
-    place = re.fullmatch(r"([^/]+):(\d+)", address)
-    if place is None:
+    if not re.fullmatch(r"[^/]+:\d+", address):
         return
     try:
-        with socket.create_connection((place[1].strip("[]"), int(place[2])), timeout=REACHED_WITHIN) as there:
+        with socket.create_connection(_place(address), timeout=REACHED_WITHIN) as there:
             there.settimeout(REACHED_WITHIN)
             if os.environ.get("RAY_USE_TLS", "0") == "0":
                 there.sendall(HELLO)
@@ -215,6 +214,12 @@ def _check_address(address: str) -> None:
                     raise ConnectionError("another service listens there")
     except (OSError, OverflowError) as error:
         raise _not_reached(address, error) from error
+
+
+def _place(address: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, without the brackets of IPv6."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _not_reached(address: str, error: Exception) -> InputError:
@@ -269,9 +274,9 @@ class _Control:
         self.place: tuple[str, int] | None = None
         # a client is told no address that it reaches, and hears of the end by itself
         with contextlib.suppress(Exception):
-            host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-            self.place = host.strip("[]"), int(port)
+            place = _place(str(ray.get_runtime_context().gcs_address))
+            socket.create_connection(place, timeout=1).close()
+            self.place = place
 
     def wait(self) -> None:
         """Returns when it can be reached; raises `ConnectionError` after `SILENT_SECONDS`."""
