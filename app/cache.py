@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 import streamlit as st
 
-from app import jobs, preload, runs, state, uploads
+from app import begun, jobs, preload, runs, state, uploads
 from app.jobs import Job
 from app.rules import rules
 from app.runs import Run
@@ -412,8 +412,11 @@ def export(choice: Choice, folder: str, edits: tuple[Edit, ...], method: str | N
     direction, calibrate = str(state.chosen("direction")), bool(state.chosen("calibrate"))
 
     def write(progress: Progress) -> Exported:
-        _start_torch(progress)
-        return analysis.export(folder, edits, direction, calibrate, method=method, removed=removed, progress=progress)
+        with begun.noted(folder):
+            _start_torch(progress)
+            return analysis.export(
+                folder, edits, direction, calibrate, method=method, removed=removed, progress=progress
+            )
 
     key = ("export", choice, folder)
     jobs.generation().forget(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import sys
 import time
 from typing import Any
@@ -39,6 +40,8 @@ AGAIN = 60.0
 BROWSERS = {"rerun_script", "stop_script", "app_heartbeat", "file_urls_request", "backend_operation_request"}
 """Kinds of messages that the page of a visitor needs."""
 OPERATIONS = {"deferred_file", "dataframe_chunk"}
+SERVER = secrets.token_hex(8)
+"""Tells this server from one that was started in its place: a page that the other one drew has buttons nobody knows."""
 logger = logging.getLogger("headscope")
 
 
@@ -91,7 +94,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
             hidden = self.shared and str(scope.get("path")).rstrip("/").endswith("/_stcore/metrics")
-            await (PlainTextResponse("Not found", 404) if hidden else self.app)(scope, receive, _unframed(send))
+            await (PlainTextResponse("Not found", 404) if hidden else self.app)(scope, receive, _marked(send))
         elif not self.shared and not is_same_origin(Headers(raw=scope["headers"])):
             await send({"type": "websocket.close", "code": 1008})  # before it is accepted: 403
         else:
@@ -130,12 +133,14 @@ class Guard:
             logger.warning("A socket was sent what no browser sends (%s).", kind or "no message")
 
 
-def _unframed(send: Send) -> Send:
-    """Sends answers that no page from elsewhere may show within itself, where presses could be led astray."""
+def _marked(send: Send) -> Send:
+    """Sends answers that say which server they are of, and that no page from elsewhere may show within itself, where presses
+    could be led astray."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(raw=message.setdefault("headers", []))
+            headers["X-Headscope-Server"] = SERVER
             headers["X-Frame-Options"] = "SAMEORIGIN"
             headers["Content-Security-Policy"] = "frame-ancestors 'self'"
         await send(message)

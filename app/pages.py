@@ -9,16 +9,14 @@ from pathlib import Path
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
-from app import cache, jobs, preload, sidebar, state, widgets
+from app import cache, guard, jobs, preload, sidebar, state, widgets
 from app.rules import rules
 from app.turns import taking_turns
 from core.figures import Look, head, words
 from core.store import Store
 
 LOGO = Path(__file__).with_name("logo.svg")
-HISTORY = Path(__file__).with_name("live") / "history.html"
-
-
+HISTORY = (Path(__file__).parent / "live" / "history.html").read_text("utf-8").replace("SERVER-OF-THIS", guard.SERVER)
 LOOKED_AFTER = 3.0
 """Seconds after which it is looked again whether results can be kept."""
 MOST_MISREAD = 3

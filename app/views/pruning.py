@@ -6,7 +6,7 @@ import html
 
 import streamlit as st
 
-from app import cache, edits, handout, jobs, state, widgets
+from app import begun, cache, edits, handout, jobs, state, widgets
 from app.cache import PRUNED, Pruned
 from app.jobs import Job
 from app.rules import rules
@@ -30,6 +30,8 @@ MEASURES = {"KL": "kl", "Top prediction": "top1_agreement", "Perplexity": "perpl
 
 def page() -> None:
     st.title(QUESTION, anchor=False)
+    if not rules().shared:
+        _broken_off()
     choice = state.choice()
     encoding = widgets.need_encoding(choice)
     try:
@@ -44,6 +46,17 @@ def page() -> None:
         widgets.progress(ready, jobs.analyses())
         return
     _bench(choice, encoding, ready)
+
+
+@st.fragment
+def _broken_off() -> None:
+    """Exports that went with a server, which was ended or killed, until they are put away."""
+    for folder in begun.broken_off():
+        widgets.warning(
+            f"The export to <code>{html.escape(folder)}</code> broke off because its server ended, and nothing of it was left: "
+            "export it again under Figure, Export."
+        )
+        st.button("Put away", key=f"broken-off-{folder}", on_click=begun.forget, args=(folder,))
 
 
 @st.fragment
@@ -192,9 +205,14 @@ def _export(choice: Choice, encoding: Encoding, methods: list[str], removed: flo
         try:
             begin()
         except HeadscopeError as error:
-            widgets.problem(error)
             if named != state.chosen("exporting"):
-                return  # else it was pressed twice: how far the first one is stands below, until its end
+                widgets.problem(error)
+                return
+            running = cache.find_export(choice, named)
+            if running is not None and running.active:  # pressed twice: how far the first one is stands below
+                st.toast(widgets.plain(str(error)))
+            else:
+                widgets.problem(error)
         state.choose(exporting=named)
     job = cache.find_export(choice, str(state.chosen("exporting") or ""))
     if job is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import json
 import os
 import threading
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import cache, jobs, runs, sidebar, state, uploads
+from app import begun, cache, jobs, runs, sidebar, state, uploads
 from app.environment import AUDIENCE_VARIABLE
 from app.lesson import keys
 from app.lesson.steps import STEPS
@@ -23,6 +24,7 @@ from app.live import knobs
 from app.views.encoding import find_tokens
 from core.encoding import Encoding
 from core.errors import AnalysisError, InputError
+from core.export.place import PREFIX
 from core.figures import words
 from core.kept import bundled
 from core.settings import Progress, no_progress
@@ -587,12 +589,59 @@ def test_export_pressed_twice_shows_the_one_that_runs_until_its_end(monkeypatch:
     test.text_input(key="export-folder").set_value("out")
     for _ in range(2):
         button(test, "Export").click().run()
-    assert [read(error) for error in test.error] == ["An export to that folder is under way."]
+    assert [read(toast) for toast in test.toast] == ["An export to that folder is under way."] and not test.error
     assert button(test, "Cancel")
     over.set()
     (job,) = jobs.generation()._jobs.values()
     assert job.finished.wait(20)
     assert [read(error) for error in test.run().error] == ["Seen to its end."]
+
+
+def test_an_export_that_went_with_its_server_is_told_until_it_is_put_away(tmp_path: Path) -> None:
+    """What the server left that was killed: a note whose lock nobody holds, and a folder that was not finished."""
+    target, at_work = tmp_path / "<b>mine", threading.Event()
+
+    def page() -> None:
+        from app.views.pruning import _broken_off
+
+        _broken_off()
+
+    def writes(over: threading.Event) -> None:
+        with begun.noted(str(target)):
+            at_work.set()
+            assert over.wait(20)
+
+    over = threading.Event()
+    writing = threading.Thread(target=writes, args=(over,))
+    writing.start()
+    assert at_work.wait(20)
+    assert not begun.broken_off(), "it is being written"
+    notes = Store().folder / "exports"
+    (note,) = notes.glob("*.json")
+    copied = note.read_bytes()
+    over.set()
+    writing.join(20)
+    assert not list(notes.iterdir())
+    left = tmp_path / f"{PREFIX}x"
+    left.mkdir()
+    note.write_bytes(copied)
+    for _ in range(2):
+        test = AppTest.from_function(page).run()
+        (told,) = test.get("html")
+        assert f"The export to <code>{html.escape(str(target))}</code> broke off because its server ended" in read(told)
+        assert not left.exists()
+    button(test, "Put away").click().run()
+    assert not test.get("html") and not list(notes.iterdir())
+
+    note.write_bytes(copied)
+    with begun.noted(str(target)):  # begun again
+        assert len(list(notes.glob("*.json"))) == 1 and not begun.broken_off()
+    assert not list(notes.iterdir())
+
+    note.write_bytes(copied)
+    target.mkdir()
+    assert not begun.broken_off(), "it had come to its end"
+    assert not list(notes.iterdir())
 
 
 def test_an_export_that_was_cancelled_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,9 +58,13 @@ def kept_between_runs() -> Path:
 
 
 @contextmanager
-def running_app(cache: Path, log: Path, *arguments: str, seconds: float = 60) -> Iterator[Server]:
-    """Start the dashboard on the checked-out code with its results in `cache`; stop it at the end."""
-    port = free_port()
+def running_app(cache: Path, log: Path, *arguments: str, seconds: float = 60, port: int = 0) -> Iterator[Server]:
+    """Start the dashboard on the checked-out code with its results in `cache`; stop it at the end.
+
+    Args:
+        port: 0 for any that is free.
+    """
+    port = port or free_port()
     environment = os.environ | {"HEADSCOPE_CACHE": str(cache), "PYTHONFAULTHANDLER": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
