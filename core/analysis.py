@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from core.pruning.head import PrunedHead
 
 SHARED_MODELS = 2
+NAMED_PIECES = 6
+"""Tokens of a word that a sentence shows; of more only the number."""
 
 FEW_CHARACTERS = 1000
 """A text with fewer of which a tokenizer makes nothing is too short, and the tokenizer not to blame."""
@@ -292,23 +294,23 @@ class Analysis:
             return TokenChoice(place, text)
         tokenizer = self.loaded().tokenizer
         with no_panics(self.loaded().files.name):
-            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:64]
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if not ids:
             raise InputError(f"{quoted(text)} is no token of this model: write a word, blank included, or id:123.")
-        pieces = token_texts(tokenizer, ids)
+        pieces = token_texts(tokenizer, ids[:NAMED_PIECES])
         if len(ids) == 1:
             return TokenChoice(ids[0], pieces[0], f"{quoted(text)} is read as the token {pieces[0]!r}.")
-        shown = " + ".join(repr(piece) for piece in pieces[:6]) + (" + …" if len(pieces) > 6 else "")
+        shown = " + ".join(map(repr, pieces)) + (" + …" if len(ids) > NAMED_PIECES else "")
         return TokenChoice(
             ids[0],
             pieces[0],
-            f"{quoted(text)} is {len(ids)} tokens ({shown}); its first, {pieces[0]!r}, is taken.",
+            f"{quoted(text)} is {len(ids):,} tokens ({shown}); its first, {pieces[0]!r}, is taken.",
         )
 
     def _token_by_id(self, text: str) -> TokenChoice:
         digits = text.removeprefix("id:").strip()
         encoding = self.encoding()
-        if digits.isdecimal() and len(digits) < 10:
+        if digits.isascii() and digits.isdecimal() and len(digits) < 10:
             place = int(np.searchsorted(encoding.token_ids, int(digits)))
             if place < len(encoding.token_ids) and encoding.token_ids[place] == int(digits):
                 return TokenChoice(int(digits), encoding.tokens[place])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -15,6 +17,11 @@ from core import __version__
 from core.cli.streams import Remarks, arriving, prepare, remark, told_to_stop
 from core.errors import Cancelled, HeadscopeError, is_out_of_memory
 from core.foreign import check_environment
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_told_usually = sys.unraisablehook
 
 
 class _Command(click.Command):
@@ -37,6 +44,7 @@ class _Group(_Command, click.Group):
             signal.signal(signal.SIGTERM, _terminated)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, behind a shell
                 signal.signal(signal.SIGINT, _terminated)
+            sys.unraisablehook = _unraisable
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.exceptions.Exit as stop:
@@ -86,6 +94,19 @@ def _terminated(number: int, _: object) -> None:
         _say_stopped()  # an exception while torch is loaded may end in C++, as a crash
         os._exit(_exit_code())
     raise KeyboardInterrupt
+
+
+def _unraisable(what: UnraisableHookArgs) -> None:
+    """Where Python lets no error through, as while an object is let go of, Ctrl-C would be printed and lost: it comes again."""
+    if told_to_stop and issubclass(what.exc_type, KeyboardInterrupt):
+        _thread.start_new_thread(_once_more, (told_to_stop[-1],))
+    else:
+        _told_usually(what)
+
+
+def _once_more(number: int) -> None:
+    time.sleep(0.01)  # by then the hook, which lets nothing through either, is left
+    _thread.interrupt_main(signal.Signals(number))
 
 
 def _stopped() -> NoReturn:

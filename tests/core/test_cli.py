@@ -456,6 +456,39 @@ def test_a_stop_that_was_swallowed_is_not_forgotten(monkeypatch: pytest.MonkeyPa
     assert done.exit_code == 143 and "Stopped; the same command goes on" in done.stderr
 
 
+LETS_GO = """
+import signal, sys, time
+import core.model.load
+from core.cli import main
+
+class Held:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)
+
+def lets_go(*_, **__):
+    held = Held()
+    del held
+    for _ in range(1000):
+        time.sleep(0.01)
+    print("it went on")
+
+core.model.load.doctor = lets_go
+sys.argv = ["headscope", "doctor", "demo"]
+main()
+"""
+
+
+def test_a_stop_where_python_lets_no_error_through_comes_again() -> None:
+    """Ctrl-C just when an object is let go of: Python would print a traceback and go on."""
+    done = subprocess.run([sys.executable, "-c", LETS_GO], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr.split("\n\n") == [
+        "Starting torch …",
+        "\nStopped; the same command goes on from what could be kept.\n",
+    ]
+
+
 @pytest.mark.parametrize("option", [("--samples", "3"), ("--chat",), ("--temperature", "-1")])
 def test_a_report_of_texts_needs_a_prompt(option: tuple[str, ...], tmp_path: Path) -> None:
     done = run("report", "demo", "--out", str(tmp_path / "report.html"), *option)

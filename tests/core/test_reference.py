@@ -88,3 +88,6 @@ def test_words_of_several_tokens_are_explained(analysis: Analysis) -> None:
     choice = analysis.find_token(" Headscope")
     assert "tokens" in choice.note and choice.token.startswith(" ")
     assert analysis.find_token(" river").note == ""
+    assert "is 300 tokens (' river' + ' river' + ' river' + ' river' + ' river' + ' river' + …); its first" in (
+        analysis.find_token(" river" * 300).note
+    )
