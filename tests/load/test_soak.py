@@ -146,15 +146,15 @@ class Guest:
             await self.visitor.until(lambda: not self.visitor.running, PATIENCE)
             await asyncio.sleep(0.3)
 
-    async def write(self) -> None:
+    async def write(self, seed: int | None = None) -> None:
         await self.visitor.open("samples", f"edit={self.random.choice(TOKENS)}:5&samples=2&new-tokens=12")
         await self._until_there("number_input", "noise-seed")
-        seed = self.visitor.widget("number_input", "noise-seed")
+        place = self.visitor.widget("number_input", "noise-seed")
         button = self.visitor.button("Write")
         if button is not None:
             await self.visitor.press(
                 [
-                    WidgetState(id=seed, double_value=self.random.randint(0, 20)),
+                    WidgetState(id=place, double_value=self.random.randint(0, 20) if seed is None else seed),
                     WidgetState(id=button.element.button.id, trigger_value=True),
                 ]
             )
@@ -218,15 +218,18 @@ async def watch(server: Server, sizes: list[tuple[int, int, int]]) -> None:
         await asyncio.sleep(1)
 
 
-async def lull(server: Server) -> list[tuple[int, int, int]]:
-    """What the server holds when nobody has been there for a while but one visitor who looks now and then."""
+async def lull(server: Server, number: int) -> list[tuple[int, int, int]]:
+    """What the server holds when nobody has been there for a while but one visitor, who has had some new texts written: after
+    work the server gives back what it does not hold, which would hide as much as it grows by."""
     sizes: list[tuple[int, int, int]] = []
-    async with Visitor(server.url) as visitor:
+    guest = Guest(number, server.url, Measured())
+    async with Visitor(server.url) as guest.visitor:
         end = time.monotonic() + KEPT_FOR + 5  # Streamlit lets sessions go when another one comes
         while time.monotonic() < end:
-            await visitor.open("method")
+            await guest.visitor.open("method")
             async with Visitor(server.url):
                 await asyncio.sleep(2)
+        await guest.write(seed=1000 + number)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(watch(server, sizes), LULL)
     return sizes
@@ -239,7 +242,7 @@ async def soak(server: Server) -> Measured:
         end = time.monotonic() + share * SECONDS
         numbers = range(part * VISITORS, (part + 1) * VISITORS)
         await asyncio.gather(*(Guest(number, server.url, measured).come_and_go(end) for number in numbers))
-        measured.lulls.append(await lull(server))
+        measured.lulls.append(await lull(server, part))
     watching.cancel()
     return measured
 
