@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
 
-from app import cache, jobs, runs, state, uploads, widgets
+from app import cache, handout, jobs, runs, state, uploads, widgets
 from app.jobs import Job
 from app.rules import rules
 from core.dynamics import Checkpoint, Dynamics, finding, stand_in
@@ -37,14 +38,27 @@ def page() -> None:
         widgets.progress(ready, jobs.analyses(), _growing)
         return
     widgets.say(html.escape(finding(ready)))
-    if series == "demo":
-        widgets.note("Precomputed: the run was trained beforehand and came with Headscope.")
+    handout.draw(
+        "dynamics", state.choice(), lambda: _result(ready), report=False, told=_where_from(series), series=series
+    )
     _told(ready)
     if runs.parse(series) is not None:
         _keep_or_discard(series)
     _bench(ready)
     _tokens(ready)
     _reading()
+
+
+def _result(found: Dynamics) -> dict[str, Any]:
+    from core.series import summary
+
+    return summary(found)
+
+
+def _where_from(series: str) -> str:
+    if series == "demo":
+        return "Precomputed: the run was trained beforehand and came with Headscope."
+    return html.escape(runs.title(series))
 
 
 def _choose() -> None:

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from core.kept import bundled
+from core.results import plain
+from core.series import summary
 from tests.app.test_share import HEADSCOPE, close, pasted, without_times
 from tests.browser.conftest import NewPage
 from tests.browser.pages import PATIENCE, Watch, charts, charts_drawn, sentence, settle, until, visit
@@ -107,6 +110,18 @@ def test_address_and_command_give_it_again(guest: NewPage, tmp_path: Path, name:
 
 
 @pytest.mark.thorough
+def test_dynamics_is_taken_along_too(guest: NewPage) -> None:
+    page = guest()
+    visit(page, "/dynamics?step=64")
+    charts_drawn(page, 3)
+    address, command = copied(page)
+    assert "/dynamics?" in address and "step=64" in address and command == "headscope dynamics demo"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Result as JSON").click()
+    assert json.loads(download.value.path().read_text("utf-8")) == json.loads(json.dumps(plain(summary(bundled()))))
+    assert not page.get_by_role("button", name="Write a report").count()
+
+
 def test_the_report_opens_without_a_network(guest: NewPage, browser: Browser, tmp_path: Path) -> None:
     """Every figure of the file stands, nothing is asked of anybody, and the browser has nothing to complain of."""
     page = guest()

@@ -41,7 +41,8 @@ VISITORS = 6
 STAY = (3, 9)
 """Things that a visitor does before leaving."""
 PATIENCE = 240.0
-MOST_GROWTH = 0.05
+MOST_GROWTH = 0.08
+"""What is kept in bounded number fills up for some minutes more. What each of the thousands of visits left would be more."""
 MOST_MORE_FILES = 15
 """Open files more than in the first lull, where the one visitor's session has four. Sessions whose files stayed open would
 be thousands more."""
