@@ -211,6 +211,13 @@ def write_result(path: Path, result: Any, key: str = "") -> None:
     arrays: dict[str, np.ndarray] = {}
     body = whole_characters(json.dumps(_pack(result, "", arrays), ensure_ascii=False))
     metadata = {"key": key, "body": body, "digest": _digest(key, body, arrays)}
+    try:
+        _write_whole(path, arrays, metadata)
+    except FileNotFoundError:  # another process that does the same has come to its end, and removed the folder just now
+        _write_whole(path, arrays, metadata)
+
+
+def _write_whole(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     os.close(handle)

@@ -7,11 +7,13 @@ import io
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from core import disk
+from core import disk, store
 from core.errors import InputError
 from core.store import Store, check_place, default_folder, handed_over, read_result, write_result, write_text
 from tests.app.arrays import planted
@@ -90,6 +92,26 @@ def test_a_truncated_entry_is_computed_again(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
     assert read_result(path, Outer) is None
     assert not path.exists()
+
+
+@pytest.mark.parametrize("before", ["save_file", "os.fsync"])
+def test_a_folder_that_another_process_removes_meanwhile_is_made_anew(
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two observe the same; the one that comes to its end first removes the chunks of both."""
+    path, real = tmp_path / "partial" / "chunk.safetensors", attrgetter(before)(store)
+    removed: list[None] = []
+
+    def late(*given: Any) -> None:
+        if not removed:
+            removed.append(shutil.rmtree(path.parent))
+        real(*given)
+
+    monkeypatch.setattr(f"core.store.{before}", late)
+    write_result(path, Inner("a", np.arange(3.0)), "key")
+    found = read_result(path, Inner, "key")
+    assert removed and found is not None and found.values.tolist() == [0, 1, 2]
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_the_size_is_bounded_and_the_least_used_leaves(tmp_path: Path) -> None:
