@@ -319,7 +319,6 @@ def test_a_page_that_streamlit_has_given_up_opens_anew(browser: Browser, demo: S
     charts_drawn(page, 2)
     page.evaluate("window.before = true")
     lines[-1].send(b"\xff no message")
-    page.locator("[data-test-connection-state=DISCONNECTED_FOREVER]").wait_for(state="attached")
     until(page, "!window.before")
     charts_drawn(page, 2)
     assert "asked 7×" in sentence(page) and len(lines) == 2

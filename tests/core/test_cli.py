@@ -474,6 +474,7 @@ def lets_go(*_, **__):
     print("it went on")
 
 core.model.load.doctor = lets_go
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored, behind a shell
 sys.argv = ["headscope", "doctor", "demo"]
 main()
 """
