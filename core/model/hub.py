@@ -36,6 +36,7 @@ from core.model.weights import (
     shard_names,
 )
 from core.settings import Progress, tell_bytes
+from core.words import size
 
 LARGEST_ANSWER = 32 * 2**20
 """Bytes of an answer that is not a file: what a model is, or an error."""
@@ -329,7 +330,7 @@ def _check_disk(folder: Path, weights: list[str], sizes: dict[str, int], shown: 
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise AnalysisError(
-            f"{shown} needs {needed / 1e9:.1f} GB of disk and {free / 1e9:.1f} GB are free: free some space or point "
+            f"{shown} needs {size(needed)} of disk and {size(free)} are free: free some space or point "
             "HF_HOME at another disk."
         )
 

@@ -14,6 +14,7 @@ import psutil
 
 from core.errors import AnalysisError
 from core.model.weights import parameter_bytes, read_header, read_json, weight_files
+from core.words import size
 
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 BLOCK_POSITIONS = 1024
@@ -55,7 +56,7 @@ def require_free(needed: int, what: str, device: str = "cpu", advice: str = "") 
         free, kind = torch.cuda.mem_get_info(device)[0], "GPU memory"
     if needed > free:
         raise AnalysisError(
-            f"{what} needs about {needed / 1e9:.1f} GB of {kind} and {free / 1e9:.1f} GB are free: "
+            f"{what} needs about {size(needed)} of {kind} and {size(free)} are free: "
             f"close other programs or choose a smaller model.{advice}"
         )
 
