@@ -120,9 +120,12 @@ def test_no_figure_is_drawn_with_half_of_pandas(case: str) -> None:
 
 
 def test_plotly_would_take_it() -> None:
-    """Without that, a figure fails; a newer Plotly may do without."""
+    """Without that, a figure fails; a newer Plotly may do without. On a busy machine pandas may be whole by then."""
     drawn_at_once = "\nbehind(preload.tables)\nassert half.wait(30)\ndraw()\n"
-    found = subprocess.run(
-        [sys.executable, "-c", BEGINNING + drawn_at_once], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert "partially initialized module 'pandas'" in found.stderr
+
+    def said() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", BEGINNING + drawn_at_once], cwd=ROOT, capture_output=True, text=True, timeout=120
+        ).stderr
+
+    assert any("partially initialized module 'pandas'" in said() for _ in range(5))
