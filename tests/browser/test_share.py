@@ -109,7 +109,6 @@ def test_address_and_command_give_it_again(guest: NewPage, tmp_path: Path, name:
     close(without_times(found), without_times(expected), rel=1e-5)  # another process adds fp32 up in another order
 
 
-@pytest.mark.thorough
 def test_dynamics_is_taken_along_too(guest: NewPage) -> None:
     page = guest()
     visit(page, "/dynamics?step=64")
@@ -122,6 +121,7 @@ def test_dynamics_is_taken_along_too(guest: NewPage) -> None:
     assert not page.get_by_role("button", name="Write a report").count()
 
 
+@pytest.mark.thorough
 def test_the_report_opens_without_a_network(guest: NewPage, browser: Browser, tmp_path: Path) -> None:
     """Every figure of the file stands, nothing is asked of anybody, and the browser has nothing to complain of."""
     page = guest()

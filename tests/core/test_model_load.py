@@ -26,6 +26,7 @@ from core.model.load import choose_device, open_head
 from core.settings import DTYPES, Settings
 from core.steering import Edit
 from core.store import Store
+from core.words import size
 from tests.ledger import attempt
 from tests.tiny import ARCHITECTURES, VOCAB, save, tiny_config, tiny_model, tiny_tokenizer
 
@@ -562,7 +563,8 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Path, monkey
     files = resolve(str(folder), cache=tmp_path / "cache")
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 10**8})())
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(AnalysisError, match=r"needs about \d{3} MB of memory and \d+(\.\d)? MB are free"):
+    needed = size(memory.estimate_ram(folder))
+    with pytest.raises(AnalysisError, match=rf"needs about {needed} of memory and 100 MB are free"):
         load_model(files)
     answer = doctor(str(folder), cache=tmp_path / "cache")
     assert answer["supported"] is False and answer["ram_bytes"] == memory.estimate_ram(folder)
