@@ -132,7 +132,7 @@ def _report(shown: View) -> None:
             on_click="ignore",
         )
     else:
-        _waiting(job)
+        _waiting(job, shown)
 
 
 def _size(path: Path) -> int | None:
@@ -150,7 +150,7 @@ def _read(path: Path) -> bytes:
 
 
 @st.fragment(run_every=0.5)
-def _waiting(job: Job) -> None:
+def _waiting(job: Job, shown: View) -> None:
     job.seen[state.session()] = jobs.now()
     if job.state == "done":
         st.rerun()
@@ -162,7 +162,7 @@ def _waiting(job: Job) -> None:
         widgets.problem(job.error or "Cancelled.")
         if st.button("Try again", key="share-report-again"):
             jobs.generation().forget(job.key)
-            st.rerun()
+            widgets.start(lambda: _start(shown))
 
 
 def _start(shown: View) -> None:

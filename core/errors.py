@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from core.words import size
+
 
 class HeadscopeError(Exception):
     """Base of every error whose message is meant to be read by a user."""
@@ -42,3 +44,8 @@ def not_finite(what: str, *, half: bool) -> AnalysisError:
         f"{what} are not finite numbers: its weights, or numbers of its configuration, are NaN, infinite or without sense"
         + (", or overflow in half precision: try --dtype float32." if half else ": choose another checkpoint.")
     )
+
+
+def too_little(what: str, needed: int, free: int, of: str, advice: str) -> AnalysisError:
+    """What is said where fewer bytes of memory, or of a disk, are free than something needs."""
+    return AnalysisError(f"{what} needs about {size(needed)} of {of} and {size(free)} are free: {advice}.")

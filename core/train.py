@@ -164,9 +164,8 @@ def train(
     import torch
 
     check_new_folder(run)
-    require_free(
-        settings.ram_bytes, "Training this model", advice=" Try a smaller --batch or --context: they count the most."
-    )
+    advice = "close other programs, or try a smaller --batch or --context: they count the most"
+    require_free(settings.ram_bytes, "Training this model", advice=advice)
     progress("Reading the corpus", None)
     settings = _claim(run, corpus, settings)
     threads = torch.get_num_threads()

@@ -18,9 +18,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from core import disk
-from core.errors import AnalysisError, HeadscopeError, InputError
+from core.errors import AnalysisError, HeadscopeError, InputError, too_little
 from core.settings import check_new_folder
-from core.words import size
 
 PREFIX = ".headscope-export-"
 LOCK = "lock"
@@ -134,10 +133,8 @@ def check_room(needed: int, target: Path) -> None:
     if not total:
         raise AnalysisError(f"{existing} lies on no disk: choose another folder to export to.")
     if needed > free:
-        raise AnalysisError(
-            f"The export needs {size(needed)} of disk and {size(free)} are free in {existing}: free some space, "
-            "or choose a folder on another disk."
-        )
+        advice = f"free some space in {existing}, or choose a folder on another disk"
+        raise too_little("The export", needed, free, "disk", advice)
 
 
 @contextlib.contextmanager

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from core import disk
-from core.errors import AnalysisError, HeadscopeError, InputError
+from core.errors import AnalysisError, HeadscopeError, InputError, too_little
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
 from core.model.gguf_header import NO_WEIGHTS, check_header, check_lengths, weights
 from core.model.weights import file_sha256, readable, sha256_of
 from core.settings import Progress, no_progress, tell_bytes
-from core.words import plural, short, size
+from core.words import plural, short
 
 MAGIC = b"GGUF"
 _alone = threading.Lock()
@@ -109,10 +109,8 @@ def _check_room(path: Path, numbers: int, folder: Path) -> None:
     }
     for what, (needed, free) in rooms.items():
         if needed > free:
-            raise AnalysisError(
-                f"Unpacking {path.name} needs about {size(needed)} of {what} and {size(free)} are free: "
-                "free some, or name a safetensors folder of the same model."
-            )
+            advice = "free some, or name a safetensors folder of the same model"
+            raise too_little(f"Unpacking {path.name}", needed, free, what, advice)
 
 
 def _refusal(path: Path, error: Exception) -> AnalysisError:

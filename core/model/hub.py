@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from core import disk
-from core.errors import AnalysisError, HeadscopeError, InputError
+from core.errors import AnalysisError, HeadscopeError, InputError, too_little
 from core.model.quiet import quiet_hub
 from core.model.weights import (
     INDEX,
@@ -36,7 +36,6 @@ from core.model.weights import (
     shard_names,
 )
 from core.settings import Progress, tell_bytes
-from core.words import size
 
 LARGEST_ANSWER = 32 * 2**20
 """Bytes of an answer that is not a file: what a model is, or an error."""
@@ -329,10 +328,7 @@ def _check_disk(folder: Path, weights: list[str], sizes: dict[str, int], shown: 
     needed = sum(sizes.get(name, 0) for name in weights if not (folder / name).exists())
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise AnalysisError(
-            f"{shown} needs {size(needed)} of disk and {size(free)} are free: free some space or point "
-            "HF_HOME at another disk."
-        )
+        raise too_little(shown, needed, free, "disk", "free some space or point HF_HOME at another disk")
 
 
 def _check_sha256(path: Path, listing: Listing, cache: Path, progress: Progress) -> None:

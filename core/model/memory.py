@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psutil
 
-from core.errors import AnalysisError
+from core.errors import too_little
 from core.model.weights import parameter_bytes, read_header, read_json, weight_files
-from core.words import size
 
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 BLOCK_POSITIONS = 1024
 TORCH_BYTES = 300 << 20
+CLOSE = "close other programs or choose a smaller model"
 
 
 def estimate_ram(folder: Path, dtype: str = "auto") -> int:
@@ -43,11 +43,11 @@ def estimate_ram(folder: Path, dtype: str = "auto") -> int:
 
 def require_ram(folder: Path, dtype: str, device: str, name: str) -> None:
     """Raises `AnalysisError`, with the figures, if the model does not fit into the memory that is free now."""
-    narrower = " Try --dtype bfloat16 for half of it." if dtype in ("auto", "float32") else ""
-    require_free(estimate_ram(folder, dtype), name, device, narrower)
+    narrower = ", or try --dtype bfloat16 for half of it" if dtype in ("auto", "float32") else ""
+    require_free(estimate_ram(folder, dtype), name, device, CLOSE + narrower)
 
 
-def require_free(needed: int, what: str, device: str = "cpu", advice: str = "") -> None:
+def require_free(needed: int, what: str, device: str = "cpu", advice: str = CLOSE) -> None:
     """Raises `AnalysisError`, with the figures, if `needed` bytes of memory are not free now for `what`."""
     free, kind = psutil.virtual_memory().available, "memory"
     if device.startswith("cuda"):
@@ -55,10 +55,7 @@ def require_free(needed: int, what: str, device: str = "cpu", advice: str = "") 
 
         free, kind = torch.cuda.mem_get_info(device)[0], "GPU memory"
     if needed > free:
-        raise AnalysisError(
-            f"{what} needs about {size(needed)} of {kind} and {size(free)} are free: "
-            f"close other programs or choose a smaller model.{advice}"
-        )
+        raise too_little(what, needed, free, kind, advice)
 
 
 def _number(config: dict[str, object], key: str) -> int:

@@ -7,6 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from app.state import Choice, _exactly
 from core import summary
 from core.analysis import Analysis
 from core.cli.commands import cli
-from core.errors import InputError
+from core.errors import AnalysisError, InputError
 from core.kept import bundled
 from core.results import Sampling, plain
 from core.series import summary as series_summary
@@ -402,6 +403,34 @@ def test_a_report_is_written_as_a_job(visit: Visit, monkeypatch: pytest.MonkeyPa
     assert written == [View("", Choice("smollm2", "sampler", 16384), (Edit(RIVER, 4.0),), (" river",))]
     test.button_group(key="view").set_value(["Map"]).run()
     assert "share-report" not in [button.key for button in settled(test).button]  # the same report: it is there
+
+
+def test_a_report_that_failed_is_written_again_at_one_press(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.html"
+
+    def write(*_: object) -> Path:
+        if not report.exists():
+            raise AnalysisError("The disk is full.")
+        return report
+
+    def offered(test: AppTest, key: str) -> AppTest:
+        end = time.monotonic() + 20
+        while key not in [each.key for each in (*test.button, *test.get("download_button"))]:
+            assert time.monotonic() < end, key
+            test.run()
+        return test
+
+    monkeypatch.setattr(handout, "write", write)
+    test = visit("encoding", model="smollm2", edit=f"{RIVER}:4", view="Why")
+    test.button(key="share-report").click().run()
+    offered(test, "share-report-again")
+    assert "The disk is full" in text_of(test)
+    report.write_text("a report")
+    test.button(key="share-report-again").click().run()
+    assert "share-report" not in [each.key for each in test.button] and "The disk is full" not in text_of(test)
+    offered(test, "share-report-file")
 
 
 def test_a_report_that_cannot_be_kept_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
