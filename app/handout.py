@@ -155,8 +155,7 @@ def _waiting(job: Job, shown: View) -> None:
     if job.state == "done":
         st.rerun()
     elif job.active:
-        place = jobs.generation().place(job)
-        line = f"number {place} in line" if place > 1 else html.escape(job.phrase or "waiting").lower()
+        line = html.escape(widgets.standing(job, jobs.generation())).lower()
         widgets.note(f"The report: {line} …")
     else:
         widgets.problem(job.error or "Cancelled.")

@@ -395,12 +395,20 @@ def waiting(job: Job) -> None:
     if job.state == "done":
         st.rerun()
     if job.active:
-        note(f"{html.escape(job.title)}: {html.escape(job.phrase or 'waiting').lower()} …")
+        note(f"{html.escape(job.title)}: {html.escape(standing(job, jobs.analyses())).lower()} …")
     else:
         problem(job.error or "Cancelled.")
         if st.button("Try again", key="waiting-again"):
             jobs.analyses().forget(job.key)
             st.rerun()
+
+
+def standing(job: Job, lane: Lane) -> str:
+    """Where a job stands, as plain text: its place in line, or what it is doing."""
+    place = lane.place(job)
+    if place:
+        return f"number {place} in line" if place > 1 else "next in line"
+    return job.phrase or "starting"
 
 
 def progress(
@@ -434,8 +442,7 @@ def _progress(
     if pace == PACE_IN_LINE and lane.place(job) <= 1:
         st.rerun()
     if job.state == "waiting":
-        place = lane.place(job)
-        line = f"Waiting: number {place} in line" if place > 1 else "Waiting for its turn: next in line"
+        line = f"Waiting: {standing(job, lane)}"
         left = lane.seconds_to_wait(job)
         st.progress(0.0, text=line + (f", about {words.duration(left)}." if left and left >= 1 else "."))
     else:

@@ -203,8 +203,7 @@ def _working(job: Job, drawn: Row | None) -> None:
     job.seen[state.session()] = jobs.now()
     if not job.active or job.partial is not drawn:
         st.rerun()
-    place, left = jobs.analyses().place(job), job.seconds_left()
-    line = f"waiting, number {place} in line" if place else (job.phrase or "starting")
+    line, left = widgets.standing(job, jobs.analyses()), job.seconds_left()
     more = f" · {words.duration(left)} left" if left else ""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(min(1.0, max(0.0, job.share or 0.0)), text=widgets.plain(f"{job.title}: {line}{more}"))

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import jobs
+from app import jobs, widgets
 from app.environment import AUDIENCE_VARIABLE
 from app.jobs import KEPT, MOST_WAITING, SILENT, Job, Lane, generation, now
 from core.errors import InputError
@@ -62,6 +62,8 @@ def test_jobs_wait_in_line_and_tell_their_place(gate: Gate) -> None:
     waiting = [lane.submit(key, key, lambda progress: None) for key in "bc"]
     assert [lane.place(job) for job in (running, *waiting)] == [0, 1, 2]
     assert [job.state for job in waiting] == ["waiting", "waiting"]
+    said = [widgets.standing(job, lane).lower() for job in (running, *waiting)]
+    assert said[0] in ("starting", "waiting at the gate") and said[1:] == ["next in line", "number 2 in line"]
     gate.open.set()
     assert [ended(job).state for job in waiting] == ["done", "done"]
 
