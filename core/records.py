@@ -72,7 +72,7 @@ def _plain(file: Path, limit: int) -> Iterator[str]:
 def _decode(raw: bytes, name: str, *, cut: bool = False) -> str:
     """Bytes as text. `cut`: they end where the reader stopped, perhaps inside a character."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(f"The file {name!r} is text in UTF-16: save it as UTF-8.")
+        raise InputError(f"The file {name!r} begins like text in UTF-16: save text as UTF-8.")
     if b"\0" in raw:
         raise InputError(f"The file {name!r} is binary, not text: give {', '.join(SUFFIXES)}, text in UTF-8.")
     try:

@@ -239,7 +239,7 @@ def _disk(run: Path) -> Iterator[None]:
         kept = "; what was kept so far is complete" if os.path.isfile(run / RUN) else ""  # noqa: PTH113 (never raises)
         raise AnalysisError(
             f"The run cannot be kept in {run.name!r} ({disk.why(error)}): {disk.room(error, 'free some space or ')}choose "
-            f"another folder{kept}."
+            f"another folder with --cache or --out{kept}."
         ) from error
 
 
