@@ -246,5 +246,5 @@ def test_a_disk_that_cannot_be_written_to(guest: NewPage, tmp_path: Path) -> Non
     with read_only(tmp_path / "closed") as folder:
         refused(page, folder / "edited", r"closed cannot be written to \(.*read-only.*\): choose a folder of your own")
     with mounted(tmp_path / "small", "size=1m") as folder:
-        refused(page, folder / "edited", r"The export needs [\d.]+ MB of disk and [\d.]+ MB are free: .*small")
+        refused(page, folder / "edited", r"The export needs about [\d.]+ MB of disk and [\d.]+ MB are free: .*small")
         assert list(folder.iterdir()) == []

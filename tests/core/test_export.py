@@ -508,7 +508,7 @@ def test_room_is_looked_for_before_any_work(tiny_analysis, tmp_path: Path, monke
     analysis: Analysis = tiny_analysis("gpt2")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 4096, 4096))
-    with pytest.raises(AnalysisError, match=r"needs [\d.]+ MB of disk and 4\.1 kB are free") as caught:
+    with pytest.raises(AnalysisError, match=r"needs about [\d.]+ MB of disk and 4\.1 kB are free") as caught:
         analysis.export(tmp_path / "out", two_edits(analysis))
     assert caught.value.exit_code == 1 and not list(tmp_path.iterdir())
 
