@@ -191,8 +191,10 @@ def _ray(address: str | None, plan: Plan) -> Iterator[Any]:
     except (OSError, ray.exceptions.RayError) as error:
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
             raise  # of this machine's disk; Ray's own name no number
+        local = isinstance(error, ray.exceptions.LocalRayletDiedError)  # it names a file of Ray's own
+        reason = "its own process on this machine has ended" if local else _line(error)
         raise AnalysisError(
-            f"Ray ended while the sweep was running ({_line(error)}): the same command goes on from what could be kept."
+            f"Ray ended while the sweep was running ({reason}): the same command goes on from what could be kept."
         ) from error
     finally:
         with contextlib.redirect_stdout(io.StringIO()):  # what it held back of its own

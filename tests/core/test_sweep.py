@@ -329,12 +329,14 @@ def test_ray_that_ends_during_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
         OSError("Connection reset by peer"),
         ConnectionResetError(104, "reset"),
         ray.exceptions.RaySystemError(""),
+        ray.exceptions.LocalRayletDiedError(),
     ):
         with (
-            pytest.raises(AnalysisError, match=r"Ray ended while .* the same command goes on"),
+            pytest.raises(AnalysisError, match=r"Ray ended while .* the same command goes on") as told,
             cluster._ray(None, plan),
         ):
             raise lost
+        assert "raylet" not in str(told.value)
     with pytest.raises(OSError, match="No space left") as full, cluster._ray(None, plan):
         raise OSError(28, "No space left on device")
     assert full.type is OSError  # of the disk, not of Ray

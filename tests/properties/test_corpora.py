@@ -151,7 +151,9 @@ def test_contents_that_are_no_text(tmp_path: Path, name: str) -> None:
 def test_a_text_in_another_encoding_is_called_so(tmp_path: Path) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
         file = keep(tmp_path, "a.txt", "\ufeffthe river ran past".encode(encoding))
-        assert "begins like text in UTF-16: save text as UTF-8" in refuse(lambda file=file: read_corpus(file), InputError)
+        assert "begins like text in UTF-16: save text as UTF-8" in refuse(
+            lambda file=file: read_corpus(file), InputError
+        )
 
 
 def test_half_a_character_in_json(tmp_path: Path) -> None:
