@@ -155,8 +155,7 @@ def _waiting(job: Job, shown: View) -> None:
     if job.state == "done":
         st.rerun()
     elif job.active:
-        line = html.escape(widgets.standing(job, jobs.generation())).lower()
-        widgets.note(f"The report: {line} …")
+        widgets.note(f"The report: {html.escape(widgets.standing(job, jobs.generation()))} …")
     else:
         widgets.problem(job.error or "Cancelled.")
         if st.button("Try again", key="share-report-again"):

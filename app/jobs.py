@@ -143,6 +143,10 @@ class Job:
         silent = now() - self.went_on
         return silent if self.state == "running" and silent > SILENT else None
 
+    def seconds_waiting(self) -> float:
+        """For how long it has been in line; for one that waits."""
+        return now() - self.went_on
+
     def watched_by_others(self, session: str) -> int:
         now = time.monotonic()
         return sum(1 for who, when in list(self.seen.items()) if who != session and now - when < WATCHING)
@@ -245,6 +249,11 @@ class Lane:
         with self._change:
             return self._line().index(job) + 1 if job in self._queue else 0
 
+    def at_work(self) -> Job | None:
+        """The job that is being served."""
+        with self._change:
+            return next((job for job in self._jobs.values() if job.state == "running"), None)
+
     def _line(self) -> list[Job]:
         """Who waits, in the order in which they are served: of every address one in turn, of these each visitor in turn."""
         before: Counter[str] = Counter()
@@ -262,8 +271,8 @@ class Lane:
             if not (place and self.alike and self._seconds):
                 return None
             usual = sum(self._seconds) / len(self._seconds)
-            begun = [each.started for each in self._jobs.values() if each.state == "running"]
-            gone = time.monotonic() - max(begun) if begun else 0.0
+            served = self.at_work()
+            gone = time.monotonic() - served.started if served is not None else 0.0
             return place * usual - gone if gone < usual else None
 
     def cancel(self, job: Job) -> None:

@@ -395,7 +395,7 @@ def waiting(job: Job) -> None:
     if job.state == "done":
         st.rerun()
     if job.active:
-        note(f"{html.escape(job.title)}: {html.escape(standing(job, jobs.analyses())).lower()} …")
+        note(f"{html.escape(job.title)}: {html.escape(standing(job, jobs.analyses()))} …")
     else:
         problem(job.error or "Cancelled.")
         if st.button("Try again", key="waiting-again"):
@@ -404,11 +404,15 @@ def waiting(job: Job) -> None:
 
 
 def standing(job: Job, lane: Lane) -> str:
-    """Where a job stands, as plain text: its place in line, or what it is doing."""
+    """Where a job stands, for the middle of a sentence, as plain text: its place in line and since when, or what it does."""
     place = lane.place(job)
-    if place:
-        return f"number {place} in line" if place > 1 else "next in line"
-    return job.phrase or "starting"
+    if not place:
+        return job.phrase[:1].lower() + job.phrase[1:] or "starting"
+    line = f"number {place} in line" if place > 1 else "next in line"
+    served = None if rules().shared else lane.at_work()  # what others do is their own business
+    if served is not None:
+        line += f" behind “{served.title}”" + ("" if served.share is None else f" ({100 * served.share:.0f} %)")
+    return f"{line}, for {words.duration(job.seconds_waiting())}"
 
 
 def progress(
@@ -442,9 +446,8 @@ def _progress(
     if pace == PACE_IN_LINE and lane.place(job) <= 1:
         st.rerun()
     if job.state == "waiting":
-        line = f"Waiting: {standing(job, lane)}"
-        left = lane.seconds_to_wait(job)
-        st.progress(0.0, text=line + (f", about {words.duration(left)}." if left and left >= 1 else "."))
+        line, left = f"Waiting: {plain(standing(job, lane))}", lane.seconds_to_wait(job)
+        st.progress(0.0, text=line + (f", about {words.duration(left)} more." if left and left >= 1 else "."))
     else:
         left = job.seconds_left()
         parts = [plain(job.phrase) or "Starting"]

@@ -304,7 +304,7 @@ class Analysis:
         return TokenChoice(
             ids[0],
             pieces[0],
-            f"{quoted(text)} is {len(ids):,} tokens ({shown}); its first, {pieces[0]!r}, is taken.",
+            f"{quoted(text)} is {len(ids):,} tokens ({shown}); its first, {pieces[0]!r}, stands for it.",
         )
 
     def _token_by_id(self, text: str) -> TokenChoice:

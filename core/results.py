@@ -18,7 +18,7 @@ MOST_NEW_TOKENS = 1024
 
 @dataclass(frozen=True)
 class TokenChoice(Shown):
-    """A token that a user named. `note` explains a word of several tokens (its first is taken), else ""."""
+    """A token that a user named. `note` explains a word of several tokens (its first stands for it), else ""."""
 
     id: int
     token: str

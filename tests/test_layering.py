@@ -1,6 +1,6 @@
 """The arrows of the house go one way only, and torch is loaded only where it is needed.
 
-    errors, tokens, words -> settings -> show -> store, moments, results -> model, corpus -> observe, train -> encoding
+    tokens, words -> errors -> settings -> show -> store, moments, results -> model, corpus -> observe, train -> encoding
     -> steering | pruning | dynamics -> generate, export -> similarity -> analysis -> series -> figures, cli -> app
 
 A room imports only from layers before its own. What is imported for type checking alone counts for the arrows but
@@ -21,8 +21,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = (
-    {"errors"},
     {"tokens", "words"},
+    {"errors"},
     {"foreign"},
     {"settings", "disk"},
     {"show"},

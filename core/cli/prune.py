@@ -53,6 +53,8 @@ def prune(
         chosen = list(METHODS)
     removed = numbers(remove, "--remove", float)
     for name in chosen:
+        if name == "all":
+            raise InputError("'all' names every method by itself: give --method all, or the names of some.")
         check_method(name)
     for fraction in removed:
         check_removed(fraction)

@@ -110,7 +110,9 @@ class ArrayAnalysis(Analysis):
     def find_token(self, text: str) -> TokenChoice:
         if text in TOKENS or text.startswith("id:"):
             return super().find_token(text)
-        return TokenChoice(RIVER, " river", f"{text!r} is 2 tokens (' river' + 's'); its first, ' river', is taken.")
+        return TokenChoice(
+            RIVER, " river", f"{text!r} is 2 tokens (' river' + 's'); its first, ' river', stands for it."
+        )
 
     def next_token(
         self, prompt: str, steering: Steering | None = None, *, top: int = 12, chat: bool = False

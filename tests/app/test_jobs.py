@@ -62,10 +62,27 @@ def test_jobs_wait_in_line_and_tell_their_place(gate: Gate) -> None:
     waiting = [lane.submit(key, key, lambda progress: None) for key in "bc"]
     assert [lane.place(job) for job in (running, *waiting)] == [0, 1, 2]
     assert [job.state for job in waiting] == ["waiting", "waiting"]
-    said = [widgets.standing(job, lane).lower() for job in (running, *waiting)]
-    assert said[0] in ("starting", "waiting at the gate") and said[1:] == ["next in line", "number 2 in line"]
     gate.open.set()
     assert [ended(job).state for job in waiting] == ["done", "done"]
+
+
+@pytest.mark.parametrize("audience", ["own", "public"])
+def test_who_waits_is_told_behind_what_and_for_how_long(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, audience: str
+) -> None:
+    """So that the line changes while nothing else does. What strangers do is not told."""
+    monkeypatch.setenv(AUDIENCE_VARIABLE, audience)
+    lane = Lane("test")
+    running = lane.submit("a", "Training a model", gate)
+    assert gate.began.wait(5)
+    while running.share is None:
+        time.sleep(0.01)
+    waiting = [lane.submit(key, key, lambda progress: None) for key in "bc"]
+    assert widgets.standing(running, lane) == "waiting at the gate"
+    monkeypatch.setattr(jobs, "now", lambda: time.monotonic() + 40)
+    behind = " behind “Training a model” (50 %)" if audience == "own" else ""
+    said = [widgets.standing(job, lane) for job in waiting]
+    assert said == [f"{place} in line{behind}, for 40 s" for place in ("next", "number 2")]
 
 
 def test_a_running_job_is_cancelled_at_its_next_step(gate: Gate) -> None:

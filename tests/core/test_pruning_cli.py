@@ -75,6 +75,7 @@ def test_json(model: str, cache: str, tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (("--method", "magic"), "The method is 'magic', but it must be one of saliency,"),
+        (("--method", "saliency,all"), "'all' names every method by itself"),
         (("--remove", "1"), "The fraction to remove is 1, but it must be from 0"),
         (("--remove", "-0.1,0.3"), "The fraction to remove is -0.1"),
         (("--remove", "nan"), "The fraction to remove is nan"),
