@@ -51,7 +51,8 @@ def prune(
     chosen = [name.strip() for name in methods.split(",")] if methods is not None else list(STANDARD)
     if chosen == ["all"]:
         chosen = list(METHODS)
-    removed = numbers(remove, "--remove", float)
+    chosen = list(dict.fromkeys(chosen))
+    removed = list(dict.fromkeys(numbers(remove, "--remove", float)))
     for name in chosen:
         if name == "all":
             raise InputError("'all' names every method by itself: give --method all, or the names of some.")

@@ -44,6 +44,9 @@ PATIENCE = 60.0
 RETRIES = 4
 """How often the rest of a part is asked for again, after a broken connection or an answer of 500 and above."""
 
+BROKEN_OFF_SECONDS = 60.0
+"""After which a download to which nothing was added is dead: one that gets nothing from the network gives up sooner."""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -195,12 +198,14 @@ def download(repo: str, revision: str | None, cache: Path, progress: Progress) -
     with explaining(shown):
         index = [] if SINGLE in sizes else [_small(listing, INDEX, listing.commit, progress)]
         weights = shard_names(index[0], shown) if index else [SINGLE]
+        _clear_broken_off(folder)
         _check_disk(folder, weights, sizes, shown)
         total, before = sum(sizes.get(name, 0) for name in weights), 0
         for name in weights:
             path = _file(listing, name, listing.commit, progress, before, total)
             _check_sha256(path, listing, cache, progress)
             before += sizes.get(name, 0)
+    _clear_broken_off(folder)
     check_folder(folder, shown)
     return folder, listing.commit
 
@@ -322,6 +327,14 @@ def _file(
 
     bar: Any = Told
     return Path(hf_hub_download(listing.repo, name, revision=revision, tqdm_class=bar))
+
+
+def _clear_broken_off(folder: Path) -> None:
+    """Remove what killed downloads of a model left in the Hub's cache: huggingface_hub never goes on with it."""
+    for left in (folder.parent.parent / "blobs").glob("*.incomplete"):
+        with contextlib.suppress(OSError):  # another process removes it too
+            if time.time() - left.stat().st_mtime > BROKEN_OFF_SECONDS:
+                left.unlink()
 
 
 def _check_disk(folder: Path, weights: list[str], sizes: dict[str, int], shown: str) -> None:

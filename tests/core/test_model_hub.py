@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -205,6 +207,18 @@ def test_too_large_for_the_disk(hub: TinyHub, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(module, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10)))
     assert "of disk" in str(refused("org/model", tmp_path))
     assert "model.safetensors" not in hub.files_sent()
+
+
+def test_what_killed_downloads_left_is_removed(hub: TinyHub, tmp_path: Path) -> None:
+    """huggingface_hub gives each download a file of its own, and does not come back to it; one under way stays."""
+    weights = resolve("org/model", cache=tmp_path).folder / "model.safetensors"
+    blob = weights.resolve()
+    dead, alive = (blob.with_name(f"{blob.name}.{kind}.incomplete") for kind in ("dead", "alive"))
+    for path in (dead, alive):
+        path.write_bytes(b"half")
+    os.utime(dead, times=(time.time() - 3600,) * 2)
+    assert resolve("org/model", cache=tmp_path).folder == weights.parent
+    assert alive.exists() and not dead.exists() and blob.exists()
 
 
 def test_what_is_here_is_used_when_the_hub_is_not_reached(hub: TinyHub, tmp_path: Path) -> None:

@@ -104,6 +104,12 @@ def test_any_text_at_all_is_a_name_or_one_sentence(text: str) -> None:
         assert source.location in ("demo", "smollm2") or source.location.count("/") == 1
 
 
+@pytest.mark.parametrize("local_paths", [True, False])
+def test_an_address_is_no_name_and_no_folder(local_paths: bool) -> None:
+    with pytest.raises(InputError, match=r"^'https://huggingface.co/org/name' is an address \(.*last two parts"):
+        parse_model("https://huggingface.co/org/name", local_paths=local_paths)
+
+
 def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(_: Path) -> None:
         raise PermissionError(13, "Permission denied")

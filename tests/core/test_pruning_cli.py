@@ -41,8 +41,9 @@ def test_the_table_of_all_methods(model: str, cache: str) -> None:
 
 
 def test_the_table_with_the_methods_that_let_the_model_write(model: str, cache: str) -> None:
-    done = run(model, *SMALL, "--cache", cache, "--method", "all", "--remove", "0.3", "--seeds", "1")
+    done = run(model, *SMALL, "--cache", cache, "--method", "all", "--remove", "0.3,0.3", "--seeds", "1")
     assert done.exit_code == 0, done.stderr
+    assert done.stdout.count("30 % (22 stay)") == 1
     assert [line.split()[0] for line in done.stdout.splitlines()[3:]] == list(METHODS)
 
 
