@@ -43,7 +43,6 @@ PATIENCE = 60.0
 """Seconds within which the Hub has to say what a model is, however slowly it speaks."""
 RETRIES = 4
 """How often the rest of a part is asked for again, after a broken connection or an answer of 500 and above."""
-
 BROKEN_OFF_SECONDS = 60.0
 """After which a download to which nothing was added is dead: one that gets nothing from the network gives up sooner."""
 
