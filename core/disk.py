@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 from core.foreign import reason
@@ -64,6 +65,14 @@ def free(folder: Path) -> int:
         return shutil.disk_usage(_there(folder)).free
     except OSError:
         return 0
+
+
+def age(path: Path) -> float:
+    """Seconds since a path was last written to, or until a clock that was wrong says that it will be."""
+    try:
+        return abs(time.time() - path.stat().st_mtime)
+    except OSError:
+        return 0.0
 
 
 def _there(folder: Path) -> Path:

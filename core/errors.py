@@ -46,6 +46,7 @@ def not_finite(what: str, *, half: bool) -> AnalysisError:
     )
 
 
-def too_little(what: str, needed: int, free: int, of: str, advice: str) -> AnalysisError:
-    """What is said where fewer bytes of memory, or of a disk, are free than something needs."""
-    return AnalysisError(f"{what} needs about {size(needed)} of {of} and {size(free)} are free: {advice}.")
+def check_fits(what: str, needed: int, free: int, of: str, advice: str) -> None:
+    """Raises `AnalysisError`, with both figures, if fewer bytes of memory, or of a disk, are free than something needs."""
+    if needed > free:
+        raise AnalysisError(f"{what} needs about {size(needed)} of {of} and {size(free)} are free: {advice}.")

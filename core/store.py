@@ -20,7 +20,6 @@ import shutil
 import sys
 import tempfile
 import threading
-import time
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -145,7 +144,7 @@ class Store:
     def _bound_partial(self, beginning: Path) -> None:
         space = 0
         with contextlib.suppress(OSError):  # where it may not be looked at nothing is kept
-            left = [(_age(path), path) for path in beginning.parent.glob("*") if path != beginning]
+            left = [(disk.age(path), path) for path in beginning.parent.glob("*") if path != beginning]
             for age, path in sorted(left):  # what was written last stays
                 space += sum(_size(file) for file in path.rglob("*"))
                 if space > self.max_bytes // 2 and age > AT_WORK_SECONDS:
@@ -157,10 +156,10 @@ class Store:
     def _sweep_leftovers(self) -> None:
         """Remove half-written files of killed processes and unfinished runs that nobody came back to."""
         for path in (*self.results.glob(".writing-*"), *self.folder.glob("hashes.json.*")):
-            if _age(path) > 3600:
+            if disk.age(path) > 3600:
                 path.unlink(missing_ok=True)
         for path in (self.folder / "partial").glob("*"):
-            if _age(path) > LEFTOVER_SECONDS:
+            if disk.age(path) > LEFTOVER_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _bound(self) -> None:
@@ -192,14 +191,6 @@ def _is_there(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def _age(path: Path) -> float:
-    """Seconds since a path was last written to, or until a clock that was wrong says that it will be."""
-    try:
-        return abs(time.time() - path.stat().st_mtime)
-    except OSError:
-        return 0.0
 
 
 def _canonical(key: Mapping[str, Any]) -> str:

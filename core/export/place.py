@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from core import disk
-from core.errors import AnalysisError, HeadscopeError, InputError, too_little
+from core.errors import AnalysisError, HeadscopeError, InputError, check_fits
 from core.settings import check_new_folder
 
 PREFIX = ".headscope-export-"
@@ -132,9 +132,8 @@ def check_room(needed: int, target: Path) -> None:
     total, _, free = shutil.disk_usage(existing)
     if not total:
         raise AnalysisError(f"{existing} lies on no disk: choose another folder to export to.")
-    if needed > free:
-        advice = f"free some space in {existing}, or choose a folder on another disk"
-        raise too_little("The export", needed, free, "disk", advice)
+    advice = f"free some space in {existing}, or choose a folder on another disk"
+    check_fits("The export", needed, free, "disk", advice)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from core import disk
-from core.errors import AnalysisError, HeadscopeError, InputError, too_little
+from core.errors import AnalysisError, HeadscopeError, InputError, check_fits
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
 from core.model.gguf_header import NO_WEIGHTS, check_header, check_lengths, weights
 from core.model.weights import file_sha256, readable, sha256_of
@@ -103,14 +103,9 @@ def _check_room(path: Path, numbers: int, folder: Path) -> None:
     """Raises `AnalysisError` if what a file unpacks to does not fit into memory (twice, for a moment) or on the disk."""
     import psutil
 
-    rooms = {
-        "memory": (8 * numbers, psutil.virtual_memory().available),
-        "disk": (4 * numbers, shutil.disk_usage(folder).free),
-    }
-    for what, (needed, free) in rooms.items():
-        if needed > free:
-            advice = "free some, or name a safetensors folder of the same model"
-            raise too_little(f"Unpacking {path.name}", needed, free, what, advice)
+    what, advice = f"Unpacking {path.name}", "free some, or name a safetensors folder of the same model"
+    check_fits(what, 8 * numbers, psutil.virtual_memory().available, "memory", advice)
+    check_fits(what, 4 * numbers, shutil.disk_usage(folder).free, "disk", advice)
 
 
 def _refusal(path: Path, error: Exception) -> AnalysisError:

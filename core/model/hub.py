@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from core import disk
-from core.errors import AnalysisError, HeadscopeError, InputError, too_little
+from core.errors import AnalysisError, HeadscopeError, InputError, check_fits
 from core.model.quiet import quiet_hub
 from core.model.weights import (
     INDEX,
@@ -332,15 +332,14 @@ def _clear_broken_off(folder: Path) -> None:
     """Remove what killed downloads of a model left in the Hub's cache: huggingface_hub never goes on with it."""
     for left in (folder.parent.parent / "blobs").glob("*.incomplete"):
         with contextlib.suppress(OSError):  # another process removes it too
-            if time.time() - left.stat().st_mtime > BROKEN_OFF_SECONDS:
+            if disk.age(left) > BROKEN_OFF_SECONDS:
                 left.unlink()
 
 
 def _check_disk(folder: Path, weights: list[str], sizes: dict[str, int], shown: str) -> None:
     needed = sum(sizes.get(name, 0) for name in weights if not (folder / name).exists())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise too_little(shown, needed, free, "disk", "free some space or point HF_HOME at another disk")
+    advice = "free some space or point HF_HOME at another disk"
+    check_fits(shown, needed, shutil.disk_usage(folder).free, "disk", advice)
 
 
 def _check_sha256(path: Path, listing: Listing, cache: Path, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from core.errors import too_little
+from core.errors import check_fits
 from core.model.weights import parameter_bytes, read_header, read_json, weight_files
 
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -54,8 +54,7 @@ def require_free(needed: int, what: str, device: str = "cpu", advice: str = CLOS
         import torch
 
         free, kind = torch.cuda.mem_get_info(device)[0], "GPU memory"
-    if needed > free:
-        raise too_little(what, needed, free, kind, advice)
+    check_fits(what, needed, free, kind, advice)
 
 
 def _number(config: dict[str, object], key: str) -> int:

@@ -64,10 +64,11 @@ def parse_model(name: str, *, local_paths: bool = True) -> ModelSource:
     path = _path(name, shown) if local_paths else None
     if name.lower().endswith(".gguf"):
         return ModelSource(name, "gguf", _gguf(path, shown))
-    if "://" in name and not (path is not None and path.exists()):
+    there = path is not None and path.exists()
+    if "://" in name and not there:
         raise InputError(f"{shown} is an address (a model's name is its last two parts, on the Hub): give {forms}.")
     hub = _HUB.fullmatch(name)
-    if path is not None and (path.exists() or not hub):
+    if path is not None and (there or not hub):
         return ModelSource(name, "folder", _folder(path, shown, forms))
     if not hub or ".." in name or "--" in hub["repo"] or hub["repo"].endswith(".git"):
         raise InputError(f"{shown} is not the name of a model here: give {forms}.")

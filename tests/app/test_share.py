@@ -383,6 +383,14 @@ def test_a_report_that_cannot_be_begun_says_so(visit: Visit, monkeypatch: pytest
     assert [read(error) for error in test.error] == ["100 requests are waiting already: try again in a few minutes."]
 
 
+def offered(test: AppTest, key: str) -> None:
+    """Run again until there is such a button."""
+    end = time.monotonic() + 20
+    while key not in [each.key for each in (*test.button, *test.get("download_button"))]:
+        assert time.monotonic() < end, key
+        test.run()
+
+
 def test_a_report_is_written_as_a_job(visit: Visit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     written: list[View] = []
 
@@ -395,10 +403,7 @@ def test_a_report_is_written_as_a_job(visit: Visit, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(handout, "write", write)
     test = visit("encoding", model="smollm2", edit=f"{RIVER}:4", view="Why")
     test.button(key="share-report").click().run()
-    for _ in range(50):
-        if test.get("download_button") and "share-report" not in [button.key for button in test.button]:
-            break
-        test.run()
+    offered(test, "share-report-file")
     assert not test.exception
     assert written == [View("", Choice("smollm2", "sampler", 16384), (Edit(RIVER, 4.0),), (" river",))]
     test.button_group(key="view").set_value(["Map"]).run()
@@ -414,13 +419,6 @@ def test_a_report_that_failed_is_written_again_at_one_press(
         if not report.exists():
             raise AnalysisError("The disk is full.")
         return report
-
-    def offered(test: AppTest, key: str) -> AppTest:
-        end = time.monotonic() + 20
-        while key not in [each.key for each in (*test.button, *test.get("download_button"))]:
-            assert time.monotonic() < end, key
-            test.run()
-        return test
 
     monkeypatch.setattr(handout, "write", write)
     test = visit("encoding", model="smollm2", edit=f"{RIVER}:4", view="Why")
