@@ -143,8 +143,7 @@ def _tell_checkpoint(tell: Telling) -> Callable[[Any], None]:
 
     def told(found: Any) -> None:
         last = found.checkpoints[-1]
-        tell.end()
         loss = "" if last.loss is None else f", loss {last.loss:.2f} nats"
-        remark(f"step {last.step:,}: R² of corpus frequency {last.r2_corpus_frequency:.3f}{loss}")
+        tell.remark(f"step {last.step:,}: R² of corpus frequency {last.r2_corpus_frequency:.3f}{loss}")
 
     return told

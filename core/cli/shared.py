@@ -210,15 +210,16 @@ class Telling:
     def __init__(self) -> None:
         self.phrase, self.shown, self.live = "", 0.0, sys.stderr is not None and sys.stderr.isatty()
         self.heard, self._over = 0.0, threading.Event()
+        self._silence = threading.Thread(target=self._tell_silence, name="headscope-silence", daemon=True)
         if context := click.get_current_context(silent=True):
-            context.call_on_close(self._over.set)
+            context.call_on_close(self._hush)
 
     def __call__(self, phrase: str, share: float | None) -> None:
         if told_to_stop:
             raise KeyboardInterrupt
         now, fresh = time.monotonic(), step_of(phrase) != step_of(self.phrase)
         if not self.heard:
-            threading.Thread(target=self._tell_silence, name="headscope-silence", daemon=True).start()
+            self._silence.start()
         self.heard = now
         if fresh or now - self.shown > (0.2 if self.live else SILENT) or (self.live and share == 1.0):
             percent = "" if share is None or (fresh and not self.live) else f" {100 * share:3.0f} %"
@@ -235,8 +236,22 @@ class Telling:
                 )
                 self.shown = now
 
-    def end(self) -> None:
+    def _hush(self) -> None:
+        """No silence is told from now on; a line of it that is being said has arrived (or is stuck: it is not waited for)."""
         self._over.set()
+        if self._silence.is_alive():
+            self._silence.join(timeout=1)
+
+    def remark(self, text: str) -> None:
+        """Say something in between; the progress goes on below it."""
+        self._clear()
+        remark(text)
+
+    def end(self) -> None:
+        self._hush()
+        self._clear()
+
+    def _clear(self) -> None:
         if self.live and self.phrase:
             remark(instead=True, end=False)
 
@@ -296,8 +311,7 @@ def edits_of(analysis: Analysis, tokens: tuple[str, ...], ratios: tuple[float, .
     for token, ratio in zip(tokens, checked, strict=True):
         choice = analysis.find_token(token)
         if choice.note:
-            tell.end()
-            remark(choice.note)
+            tell.remark(choice.note)
         edits.append(Edit(choice.id, ratio))
     return edits
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -595,9 +596,30 @@ def test_a_step_that_says_nothing_is_told_until_it_ends(
     with click.Context(cli):
         tell = Telling()
         tell("Downloading it", 0.5)
+        tell.remark("It is large.")
         time.sleep(1)
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "Downloading it …" and len(told) > 3
-    assert {re.sub(r"\d+", "N", line) for line in told[1:]} == {"Downloading it … nothing new for N s"}
+    assert told[:2] == ["Downloading it …", "It is large."] and len(told) > 4
+    assert {re.sub(r"\d+", "N", line) for line in told[2:]} == {"Downloading it … nothing new for N s"}
     time.sleep(0.3)
     assert capsys.readouterr().err == ""  # the command has ended, with its result or with an error
+
+
+def test_a_line_that_is_being_said_arrives_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.cli.shared.SILENT", 0.1)
+    saying, said = threading.Event(), []
+
+    def slowly(text: str, **_: bool) -> None:
+        if "nothing new" in text:
+            saying.set()
+            time.sleep(0.3)
+        said.append(text)
+
+    monkeypatch.setattr("core.cli.shared.remark", slowly)
+    with click.Context(cli):
+        tell = Telling()
+        tell("Downloading it", 0.5)
+        assert saying.wait(10)
+    assert said == ["Downloading it …", "Downloading it … nothing new for 0 s"]
+    tell.end()
+    assert len(said) == 2
