@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import streamlit as st
 
-from app import cache, state, widgets
+from app import cache, jobs, state, widgets
 from app.jobs import Job
 from app.state import Choice
 from core.encoding import Encoding
@@ -171,7 +171,7 @@ def _token(choice: Choice, typed: str) -> TokenChoice | None:
     """The token of a text; None while it is looked for, which the page says."""
     found = cache.find_token(choice, typed)
     if isinstance(found, Job):
-        widgets.waiting(found)
+        widgets.waiting(found, jobs.analyses())
         return None
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import html
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,6 @@ from typing import Any
 import streamlit as st
 
 from app import cache, edits, jobs, preload, share, state, uploads, widgets
-from app.jobs import Job
 from app.rules import rules
 from app.share import View
 from app.state import Choice
@@ -132,7 +130,7 @@ def _report(shown: View) -> None:
             on_click="ignore",
         )
     else:
-        _waiting(job, shown)
+        widgets.waiting(job, lane, lambda: _start(shown), key="share-report-again")
 
 
 def _size(path: Path) -> int | None:
@@ -147,20 +145,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return GONE.encode()
-
-
-@st.fragment(run_every=0.5)
-def _waiting(job: Job, shown: View) -> None:
-    job.seen[state.session()] = jobs.now()
-    if job.state == "done":
-        st.rerun()
-    elif job.active:
-        widgets.note(f"The report: {html.escape(widgets.standing(job, jobs.generation()))} …")
-    else:
-        widgets.problem(job.error or "Cancelled.")
-        if st.button("Try again", key="share-report-again"):
-            jobs.generation().forget(job.key)
-            widgets.start(lambda: _start(shown))
 
 
 def _start(shown: View) -> None:

@@ -389,18 +389,23 @@ def _need(ask: Callable[[Choice], T | Job], choice: Choice) -> T:
 
 
 @st.fragment(run_every=0.5)
-def waiting(job: Job) -> None:
-    """One quiet line in place of what a job will bring; the page is drawn again when it is done."""
+def waiting(job: Job, lane: Lane, again: Callable[[], object] = lambda: None, key: str = "waiting-again") -> None:
+    """One quiet line in place of what a job will bring; the page is drawn again when it is done.
+
+    Args:
+        again: begins it anew after it has ended, where the page itself only does so for a button of its own.
+        key: of the button that asks for it.
+    """
     job.seen[state.session()] = jobs.now()
     if job.state == "done":
         st.rerun()
     if job.active:
-        note(f"{html.escape(job.title)}: {html.escape(standing(job, jobs.analyses()))} …")
+        note(f"{html.escape(job.title)}: {html.escape(standing(job, lane))} …")
     else:
         problem(job.error or "Cancelled.")
-        if st.button("Try again", key="waiting-again"):
-            jobs.analyses().forget(job.key)
-            st.rerun()
+        if st.button("Try again", key=key):
+            lane.forget(job.key)
+            start(again)
 
 
 def standing(job: Job, lane: Lane) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import cache, edits, state, widgets
+from app import cache, edits, jobs, state, widgets
 from app.jobs import Job
 from app.lesson import questions
 from app.lesson.questions import Question
@@ -321,7 +321,7 @@ def _prompt(places: Places, choice: Choice, text: str) -> NextToken | None:
             widgets.problem(error)
             return None
         if isinstance(found, Job):
-            widgets.waiting(found)
+            widgets.waiting(found, jobs.analyses())
             return None
     return found
 

@@ -112,7 +112,7 @@ def _prompt(choice: Choice, direction: str, calibrate: bool) -> NextToken | None
     try:
         ready = cache.prompt(choice, prompt or "", bool(chat))
         if isinstance(ready, Job):
-            widgets.waiting(ready)
+            widgets.waiting(ready, jobs.analyses())
             return None
         return cache.next_token(choice, prompt or "", bool(chat), state.edits(), direction, calibrate)
     except HeadscopeError as error:
