@@ -23,6 +23,7 @@ from core import disk
 from core.errors import AnalysisError, HeadscopeError, InputError, check_fits
 from core.model.fetch import clear_stale, locked, scratch_folder, writing_to
 from core.model.gguf_header import NO_WEIGHTS, check_header, check_lengths, weights
+from core.model.memory import require_free
 from core.model.weights import file_sha256, readable, sha256_of
 from core.settings import Progress, no_progress, tell_bytes
 from core.words import plural, short
@@ -101,10 +102,8 @@ def _convert(path: Path, target: Path, progress: Progress) -> None:
 
 def _check_room(path: Path, numbers: int, folder: Path) -> None:
     """Raises `AnalysisError` if what a file unpacks to does not fit into memory (twice, for a moment) or on the disk."""
-    import psutil
-
     what, advice = f"Unpacking {path.name}", "free some, or name a safetensors folder of the same model"
-    check_fits(what, 8 * numbers, psutil.virtual_memory().available, "memory", advice)
+    require_free(8 * numbers, what, advice=advice)
     check_fits(what, 4 * numbers, shutil.disk_usage(folder).free, "disk", advice)
 
 

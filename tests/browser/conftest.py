@@ -89,7 +89,7 @@ def first_visit(browser: Browser, server: Server) -> str:
     """
     with visitor(browser, server.url) as page:
         visit(page, "/?positions=4096")
-        page.get_by_role("button", name="Start with SmolLM2").click()
+        page.get_by_role("button", name="Start with SmolLM2").click(timeout=5 * PATIENCE)  # demo is analysed anew
         page.get_by_role("progressbar").wait_for()
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Cancelled.").wait_for(timeout=PATIENCE)
