@@ -20,6 +20,7 @@ from core.cli.shared import (
     table,
     with_edits,
     with_pruning,
+    with_sampling,
 )
 
 if TYPE_CHECKING:
@@ -32,11 +33,7 @@ if TYPE_CHECKING:
 @with_edits
 @with_pruning
 @click.option("--samples", type=int, default=8, show_default=True)
-@click.option("--new-tokens", type=int, default=40, show_default=True)
-@click.option("--temperature", type=float, default=1.0, show_default=True)
-@click.option("--top-k", type=int, default=0, help="0 keeps all.")
-@click.option("--top-p", type=float, default=1.0, show_default=True)
-@click.option("--noise-seed", type=int, help="Of the noise the texts are drawn with; --seed if not given.")
+@with_sampling
 @click.option("--mauve", "with_mauve", is_flag=True, help="Also MAUVE, on texts drawn for it (extra mauve).")
 @click.option("--mauve-texts", type=int, default=256, show_default=True, help="Texts per side for it; three sides.")
 @click.option("--chat", is_flag=True, help="Wrap the prompt in the model's chat template.")

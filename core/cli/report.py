@@ -19,6 +19,7 @@ from core.cli.shared import (
     open_analysis,
     shared,
     with_edits,
+    with_sampling,
 )
 
 OF_TEXTS = ("chat", "samples", "new_tokens", "temperature", "top_k", "top_p", "noise_seed")
@@ -32,11 +33,7 @@ OF_TEXTS = ("chat", "samples", "new_tokens", "temperature", "top_k", "top_p", "n
 @click.option("--prompt", help="Also the next token after this text, and texts that go on from it.")
 @click.option("--chat", is_flag=True, help="Wrap the prompt in the model's chat template.")
 @click.option("--samples", type=int, default=6, show_default=True, help="Texts that go on from the prompt; 0: none.")
-@click.option("--new-tokens", type=int, default=40, show_default=True)
-@click.option("--temperature", type=float, default=1.0, show_default=True)
-@click.option("--top-k", type=int, default=0, help="0 keeps all.")
-@click.option("--top-p", type=float, default=1.0, show_default=True)
-@click.option("--noise-seed", type=int, help="Of the noise the texts are drawn with; --seed if not given.")
+@with_sampling
 @shared
 def report(
     model: str,

@@ -47,9 +47,12 @@ def analysing(**defaults: Any) -> Callable[[Command], Command]:
             "--dtype", default="auto", show_default=True, help=", ".join(DTYPES) + " (the head is always fp32)."
         ),
     )
-    return lambda function: functools.reduce(
-        lambda wrapped, each: each(wrapped), reversed((*options, *OUTPUT)), function
-    )
+    return _with(*options, *OUTPUT)
+
+
+def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """The decorator that gives a command these options, in this order."""
+    return lambda function: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 
 
 class OutputFile(click.ParamType):
@@ -135,20 +138,15 @@ OUTPUT = (
 shared = analysing()
 
 
-def output(function: Command) -> Command:
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(OUTPUT), function)
+output = _with(*OUTPUT)
 
 
-STEERING = (
+with_edits = _with(
     click.option("--token", "tokens", multiple=True, help='A token, blank included: " Paris", or id:123. Repeats.'),
     click.option("--ratio", "ratios", type=float, multiple=True, help="Times its mean probability; one per token."),
     click.option("--direction", default="minimum-variance", show_default=True, help="saliency, least-norm, top-k:K, …"),
     click.option("--calibrate/--no-calibrate", default=True, help="Solve the step size on the fitting part."),
 )
-
-
-def with_edits(function: Command) -> Command:
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(STEERING), function)
 
 
 def check_edits(tokens: tuple[str, ...]) -> None:
@@ -176,14 +174,10 @@ def check_idle(names: Iterable[str], why: str) -> None:
         raise InputError(f"--{idle.replace('_', '-')} {why}, or leave it away.")
 
 
-PRUNING = (
+with_pruning = _with(
     click.option("--method", help="Prune the head first: saliency, compensated, greedy, rotated, …"),
     click.option("--remove", "removed", type=float, help="Share of the dimensions that goes, 0 to 1."),
 )
-
-
-def with_pruning(function: Command) -> Command:
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(PRUNING), function)
 
 
 def open_analysis(model: str, options: dict[str, Any]) -> Analysis:
@@ -197,6 +191,15 @@ def open_analysis(model: str, options: dict[str, Any]) -> Analysis:
 def settings_of(options: dict[str, Any]) -> Settings:
     names = ("positions", "context", "held_out", "seed", "device", "dtype")
     return Settings(**{name: options[name] for name in names if options[name] is not None})
+
+
+with_sampling = _with(
+    click.option("--new-tokens", type=int, default=40, show_default=True),
+    click.option("--temperature", type=float, default=1.0, show_default=True),
+    click.option("--top-k", type=int, default=0, help="0 keeps all."),
+    click.option("--top-p", type=float, default=1.0, show_default=True),
+    click.option("--noise-seed", type=int, help="Of the noise the texts are drawn with; --seed if not given."),
+)
 
 
 SILENT = 10.0

@@ -53,8 +53,10 @@ def steer(
     check_direction(direction)
     if prompt is None:
         check_idle(["chat"], "wraps a prompt: give --prompt too")
-    sweep_ratios = [] if sweep is None else [_positive(ratio) for ratio in numbers(sweep, "--sweep", float)]
-    sizes = [] if few_shot is None else numbers(few_shot, "--few-shot", int)
+    sweep_ratios = (
+        [] if sweep is None else [_positive(ratio) for ratio in dict.fromkeys(numbers(sweep, "--sweep", float))]
+    )
+    sizes = [] if few_shot is None else list(dict.fromkeys(numbers(few_shot, "--few-shot", int)))
     analysis, tell = open_analysis(model, options), Telling()
     if prompt is not None:
         analysis.check_prompt(prompt, chat=chat, progress=tell)

@@ -22,6 +22,17 @@ from torch import Tensor, nn
 from core.errors import AnalysisError
 
 
+def finish_(
+    products: Float32[Tensor, "n V"], bias: Float32[Tensor, "V"] | None, softcap: float | None
+) -> Float32[Tensor, "n V"]:
+    """f(products + bias) [n, V], in the place of the products h·Eᵀ."""
+    if bias is not None:
+        products += bias
+    if softcap is not None:
+        products.div_(softcap).tanh_().mul_(softcap)
+    return products
+
+
 @dataclass(frozen=True)
 class Head:
     """logits = f(h @ weight.T + bias) in fp32, for an `h` that `LoadedModel.hidden_states` returns (scaled by c).
@@ -43,12 +54,7 @@ class Head:
     ) -> Float32[Tensor, "n V"]:
         """Logits [n, V] float32 of hidden states [n, d] float32; `out` [n, V] is filled if it is given."""
         with torch.no_grad():
-            values = torch.mm(hidden, self.weight.T, out=out)
-            if self.bias is not None:
-                values += self.bias
-            if self.softcap is not None:
-                values.div_(self.softcap).tanh_().mul_(self.softcap)
-        return values
+            return finish_(torch.mm(hidden, self.weight.T, out=out), self.bias, self.softcap)
 
     def rows(
         self, ids: Sequence[int] | Int[np.ndarray, "k"]

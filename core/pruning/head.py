@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Float64, Int, Int64
 from torch import Tensor
 
 from core.encoding import Encoding
-from core.model.head import Head
+from core.model.head import Head, finish_
 from core.moments import Moments
 from core.pruning.basis import BLOCK_ROWS, Basis, find_basis
 from core.pruning.names import kept_dims
@@ -65,12 +65,7 @@ class PrunedHead:
         """Logits [n, V] float32 of hidden states [n, d] float32 (as for `Head.logits`); `out` is filled if it is given."""
         with torch.no_grad():
             small = hidden[:, self.kept] if self.right is None else hidden @ self.right
-            values = torch.mm(small, self.left.T, out=out)
-            if self.bias is not None:
-                values += self.bias
-            if self.softcap is not None:
-                values.div_(self.softcap).tanh_().mul_(self.softcap)
-        return values
+            return finish_(torch.mm(small, self.left.T, out=out), self.bias, self.softcap)
 
     def rows(
         self, ids: Sequence[int] | Int[np.ndarray, "k"]

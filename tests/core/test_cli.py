@@ -86,7 +86,7 @@ def test_fit(model: str, cache: str, tmp_path: Path) -> None:
 def test_steer(model: str, cache: str) -> None:
     found = result(
         "steer", model, *SMALL, "--cache", cache, "--token", "id:70", "--ratio", "2", "--token", "id:80", "--ratio", "0.5",
-        "--sweep", "0.5,2", "--few-shot", "16,64",
+        "--sweep", "0.5,2,0.50", "--few-shot", "16,64,16",
     )  # fmt: skip
     assert found.keys() >= {
         "direction",
