@@ -56,6 +56,8 @@ def _bounded(entries: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 LOOKED_AT = 1000
 """Entries of a folder that are looked at for changes."""
+QUICKLY_READ, QUICKLY_UNPACKED = 2**22, 2**16
+"""Bytes of a file, and of one that is compressed, which a page reads itself."""
 
 _stamps: dict[str, object] = {}
 _began_before: list[Job] = []  # jobs that may have read files as they were before a change that was noticed
@@ -80,11 +82,25 @@ def notice_changes(*names: str) -> None:
         st.cache_resource.clear()
 
 
-def _stamp(name: str) -> object:
-    """What shows that a file, or one directly in a folder, was written anew; None for what is no place on this disk."""
+def _place(name: str) -> Path | None:
+    """Where a model, a text or the table of a text may lie on this disk."""
     place = local_path(name)
     if place is not None and not place.exists() and ":" in name:
-        place = local_path(name.rpartition(":")[0])  # a column of a table
+        return local_path(name.rpartition(":")[0])  # a column of a table
+    return place
+
+
+def _is_large(file: Path) -> bool:
+    """Whether reading it as a text may take more than a moment."""
+    try:
+        return file.stat().st_size > (QUICKLY_UNPACKED if file.suffix.lower() == ".parquet" else QUICKLY_READ)
+    except OSError:
+        return False
+
+
+def _stamp(name: str) -> object:
+    """What shows that a file, or one directly in a folder, was written anew; None for what is no place on this disk."""
+    place = _place(name)
     try:
         if place is None or not place.is_dir():
             return None if place is None else (place.stat().st_mtime_ns, place.stat().st_size)
@@ -116,7 +132,7 @@ def open_analysis(choice: Choice) -> Analysis:
 
 @_bounded(2)
 def _folder(name: str) -> Corpus:
-    """The texts of a folder that a job has read; they stay here, for jobs are remembered for longer."""
+    """The texts of a folder or file that a job has read; they stay here, for jobs are remembered for longer."""
     job = jobs.analyses().find(("read", name))
     if job is None or job.state != "done":
         raise _NotYet
@@ -132,11 +148,11 @@ def _at_hand(corpus: str) -> Corpus | None:
 
 
 def _reading(corpus: str) -> Job | None:
-    """The job that reads a folder, of which nobody knows how much is in it; None for other texts, and when it is done."""
+    """The job that reads a folder or a large file of the user's own disk; None for other texts, and when it is done."""
     from core.corpus import read_corpus
 
-    place = None if rules().shared else local_path(corpus)
-    if place is None or not place.is_dir() or _at_hand(corpus) is not None:
+    place = None if rules().shared else _place(corpus)
+    if place is None or not (place.is_dir() or _is_large(place)) or _at_hand(corpus) is not None:
         return None
 
     def read(progress: Progress) -> Corpus:

@@ -60,8 +60,8 @@ def _tell_of_trouble() -> None:
     if trouble is None:
         st.rerun()
     widgets.warning(
-        f"Results cannot be kept on the disk of this server ({html.escape(trouble)}): what is computed until it can be "
-        "written to again is gone when the server ends."
+        f"Results cannot be kept on the disk of this server ({html.escape(trouble)}): until it can be written to again "
+        "they are in memory only, and gone when the server ends."
         + ("" if rules().shared else " Another folder is chosen with --cache.")
     )
 

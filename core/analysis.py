@@ -69,6 +69,7 @@ class Analysis:
         store: where results are kept; the user's cache if not given.
         local_paths: False refuses paths of this machine, for servers that strangers can reach.
         text: analyse this corpus instead of reading `corpus` (an upload).
+        reading: progress of reading the corpus, which whatever first depends on it does.
 
     Raises:
         InputError, AnalysisError: from every method, as one sentence for the user.
@@ -83,11 +84,12 @@ class Analysis:
         *,
         local_paths: bool = True,
         text: Corpus | None = None,
+        reading: Progress = no_progress,
     ) -> None:
         self.model, self.settings, self.local_paths = model, settings or Settings(), local_paths
         self.corpus_name = corpus if text is None else text.name
         self.store = store or Store()
-        self._text = text
+        self._text, self._reading = text, reading
         self._lock = threading.RLock()
         self._observation: Observation | None = None
         self._encoding: Encoding | None = None
@@ -105,7 +107,7 @@ class Analysis:
             return self._text
         count = self_sampled_tokens(self.corpus_name)
         if count is None:
-            return read_corpus(self.corpus_name, local_paths=self.local_paths)
+            return read_corpus(self.corpus_name, local_paths=self.local_paths, progress=self._reading)
         return Corpus(self.corpus_name, (), False, f"self:{count}:{self.settings.seed}")
 
     def files(self, progress: Progress = no_progress) -> ModelFiles:

@@ -148,7 +148,8 @@ def read_corpus(name: str, *, local_paths: bool = True, shown: str = "", progres
 def _corpus(name: str, texts: tuple[str, ...], *, cut: bool, note: str = "") -> Corpus:
     texts = tuple(text for text in texts if text.strip())
     if not texts:
-        raise InputError(f"The corpus {quoted(name)} holds no text: give one with at least a few hundred words.")
+        read = f" ({note[:1].lower()}{note[1:].rstrip('.')})" if note else ""
+        raise InputError(f"The corpus {quoted(name)} holds no text{read}: give one with at least a few hundred words.")
     if (only := _only_character(texts)) is not None:
         raise InputError(f"The corpus {quoted(name)} holds nothing but {quoted(only)}: give a text of words.")
     digest = hashlib.sha256(
@@ -243,7 +244,7 @@ def _read_path(name: str, shown: str, progress: Progress) -> Corpus:
     if left <= 0:
         notes.append(f"Only the first {READ_AT_MOST // 2**20} million characters were read.")
     elif len(texts) >= MOST_TEXTS:
-        notes.append(f"Only the first {MOST_TEXTS:,} texts were read.")
+        notes.append(f"Only the first {MOST_TEXTS:,} records were read.")
     # records are documents, and a plain file among them stays whole
     return _corpus(
         shown, tuple(texts), cut=all(f.suffix.lower() in (".txt", ".md") for f in files), note=" ".join(notes)
@@ -252,9 +253,10 @@ def _read_path(name: str, shown: str, progress: Progress) -> Corpus:
 
 def _told_of(items: Iterable[T], progress: Progress, phrase: str) -> Iterator[T]:
     """The same items; how many there were is told now and then, which is also where the work can be stopped."""
+    progress(phrase, None)
     for number, item in enumerate(items):
-        if number % TOLD_EVERY == 0:
-            progress(f"{phrase}: {number:,}" if number else phrase, None)
+        if number and number % TOLD_EVERY == 0:
+            progress(f"{phrase}: {number:,}", None)
         yield item
 
 

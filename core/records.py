@@ -10,7 +10,7 @@ import codecs
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -28,12 +28,14 @@ LONGEST_LINE = 64 * 2**20
 """Characters (of a .jsonl: bytes) in a line; longer ones are refused, since a line is held as a whole."""
 LOOKED_AT, LOOKED_AT_MOST = 256, 8 * 2**20
 """Records of a .csv or .jsonl that tell which of its columns are texts, and the characters after which no more are held."""
+BLANK_AT_MOST = 100_000
+"""Lines at the beginning of a file, blank ones too, among which these are looked for."""
 UNPACKED_FREELY, UNPACKED_TIMES = 64 * 2**20, 500
 """A Parquet column larger than the first (bytes) may not unpack to more than so many times its size on disk."""
 
 
 def texts_in(file: Path, column: str | None, limit: int) -> Iterator[str]:
-    """The texts of a file, in order.
+    """The texts of a file, in order; empty ones where it has a line, a row or a record without: reading it can end there.
 
     Args:
         column: which holds the text, where records have several; None finds it.
@@ -91,9 +93,12 @@ def _decode(raw: bytes, name: str, *, cut: bool = False) -> str:
 def _jsonl(file: Path, column: str | None) -> Iterator[str]:
     """One column for the whole file, which its first records tell; what is no text in it is refused, not skipped."""
     lines = _json_lines(file)
-    first = _beginning(lines, lambda line: len(line[1]))
+    first = _beginning(lines, lambda line: len(line[1].strip()))
     name = column
     for number, line in chain(first, lines):
+        if not line.strip():
+            yield ""
+            continue
         value = _parsed(file, number, line)
         if isinstance(value, str):
             yield value
@@ -104,14 +109,14 @@ def _jsonl(file: Path, column: str | None) -> Iterator[str]:
                 "out."
             )
         if name is None:
-            looked_at = [_parsed(file, *each) for each in first]
+            looked_at = [_parsed(file, *each) for each in first if each[1].strip()]
             name = _json_column(file.name, [each for each in looked_at if isinstance(each, dict)] or [value])
         if name not in value:
             raise InputError(f"Line {number} of {file.name!r} has no {name!r}; it has {_listed(value)}.")
         text = value[name]
-        if isinstance(text, str):
-            yield text
-        elif text is not None:
+        if text is None or isinstance(text, str):
+            yield text or ""
+        else:
             raise InputError(
                 f"Line {number} of {file.name!r} has no text in {name!r} but {_JSON_KINDS[type(text)]}: give every record a "
                 "text there, or null."
@@ -122,16 +127,14 @@ _JSON_KINDS = {list: "a list", dict: "an object", int: "a number", float: "a num
 
 
 def _json_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Every line that is not blank, with its number."""
+    """Every line with its number."""
     with file.open("rb") as lines:
         number = 0
         while line := lines.readline(LONGEST_LINE + 1):
             number += 1
             if len(line) > LONGEST_LINE:
                 raise _too_long(file, number)
-            text = _decode(line, file.name)
-            if text.strip():
-                yield number, text
+            yield number, _decode(line, file.name)
 
 
 def _parsed(file: Path, number: int, line: str) -> Any:
@@ -195,10 +198,11 @@ def _lines(text: TextIO, file: Path) -> Iterator[str]:
 
 
 def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
-    header = next((row for row in rows if row), None)
+    header = next((row for row in islice(rows, BLANK_AT_MOST) if row), None)
     if header is None:
         raise InputError(
-            f"The file {file.name!r} is no CSV that can be read, for it is empty: give a file with a header and texts."
+            f"The file {file.name!r} is no CSV that can be read, for it begins with blank lines alone: give a file with a "
+            "header and texts."
         )
     if len(header) == 1 and column is None and (other := next((c for c in ";\t|" if c in header[0]), None)):
         raise InputError(
@@ -206,8 +210,9 @@ def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
         )
     fitting = _fitting(file, rows, len(header))
     first = _beginning(fitting, lambda row: sum(map(len, row[1])))
-    if not first:
-        raise InputError(f"{file.name!r} has a header and no rows: give a file with texts.")
+    if not any(row for _, row in first):
+        no_rows = "blank lines alone" if first else "no rows"
+        raise InputError(f"{file.name!r} has a header and {no_rows}: give a file with texts.")
     words = {
         name: any(_is_word(row[place]) for _, row in first if place < len(row)) for place, name in enumerate(header)
     }
@@ -217,6 +222,9 @@ def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
     _refuse_twice(file.name, header, name)
     place = header.index(name)
     for number, row in chain(first, fitting):
+        if not row:
+            yield ""
+            continue
         if place >= len(row):
             raise InputError(
                 f"Line {number:,} of {file.name!r} has {len(row)} of the header's {len(header)} fields and no {name!r}: "
@@ -226,7 +234,7 @@ def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
 
 
 def _fitting(file: Path, rows: Any, fields: int) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, each with its line; one with more fields than the header is a text whose commas are not
+    """The rows, each with its line; one with more fields than the header is a text whose commas are not
     quoted, so its parts mean nothing."""
     for row in rows:
         if any(row[fields:]):
@@ -234,8 +242,7 @@ def _fitting(file: Path, rows: Any, fields: int) -> Iterator[tuple[int, list[str
                 f"Line {rows.line_num:,} of {file.name!r} has {len(row)} fields and the header has {fields}: put texts that "
                 "hold commas into quotes."
             )
-        if row:
-            yield rows.line_num, row
+        yield rows.line_num, row
 
 
 def _is_word(text: str) -> bool:
@@ -264,7 +271,7 @@ def _parquet(file: Path, column: str | None) -> Iterator[str]:
         # as a dictionary: a long text that stands in many rows is not unpacked once for each of them
         with pq.ParquetFile(file, read_dictionary=[name]) as table:
             for batch in table.iter_batches(batch_size=1024, columns=[name]):
-                yield from (text for value in batch.column(name) if (text := value.as_py()))
+                yield from (value.as_py() or "" for value in batch.column(name))
     except UnicodeDecodeError as error:
         raise InputError(f"The file {file.name!r} holds texts that are not UTF-8: write it anew.") from error
     except (pa.ArrowException, ValueError, TypeError, KeyError, OverflowError) as error:
@@ -297,13 +304,14 @@ def _refuse_bomb(file: Path, name: str, metadata: Any) -> None:
 
 
 def _beginning(records: Iterator[T], size: Callable[[T], int]) -> list[T]:
-    """The first records, which are looked at together."""
+    """The first records, which are looked at together, and the blank ones among them."""
     found: list[T] = []
-    seen = 0
-    for record in records:
+    seen = looked_at = 0
+    for record in islice(records, BLANK_AT_MOST):
         found.append(record)
         seen += size(record)
-        if len(found) == LOOKED_AT or seen > LOOKED_AT_MOST:
+        looked_at += bool(size(record))
+        if looked_at == LOOKED_AT or seen > LOOKED_AT_MOST:
             break
     return found
 

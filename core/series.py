@@ -133,7 +133,7 @@ class _Work:
     ) -> None:
         self.source, self.settings, self.store, self.whole = source, settings, store, whole
         self.local_paths, self.progress, self.told = local_paths, progress, told
-        self.corpus = text or read_corpus(corpus, local_paths=local_paths)
+        self.corpus = text or read_corpus(corpus, local_paths=local_paths, progress=progress)
         self.builder: Builder | None = None
         self.tokens: tuple[str, ...] = ()
         self.stand_in, self.note, self.unseen = True, self.corpus.note, 0
@@ -306,7 +306,7 @@ def train_series(
         InputError, AnalysisError: see `core.train.train`.
     """
     store = store or Store()
-    text = corpus if isinstance(corpus, Corpus) else read_corpus(corpus, local_paths=local_paths)
+    text = corpus if isinstance(corpus, Corpus) else read_corpus(corpus, local_paths=local_paths, progress=progress)
     run = (run or run_folder(store, text, training)).resolve()
     work = _Work(
         run.name,

@@ -22,7 +22,9 @@ import tempfile
 import threading
 import types
 import typing
+import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,8 +59,25 @@ MOST_LINKS = 40
 LEAST_ROOM = 2**14
 """Bytes that must be free where a file is to be written: most are larger than this."""
 _HANDED_OVER = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self|\d+)/fd)/(\d+)")
-_unkept: dict[Path, tuple[str, int, int]] = {}
-"""Why the last result could not be kept, by the folder of the store: in words, the system's number, and the free bytes."""
+
+
+@dataclass
+class Unkept:
+    """Results of this process that could not be kept.
+
+    Attributes:
+        why, number, free: of the last of them, in words, the system's number, and the bytes that were free then.
+        results: each with its key, as long as somebody holds it, by its place.
+    """
+
+    why: str
+    number: int
+    free: int
+    results: dict[Path, tuple[weakref.ref[Any], str]] = field(default_factory=dict)
+
+
+_unkept: dict[Path, Unkept] = {}
+"""By the folder of the store."""
 
 
 def default_folder() -> Path:
@@ -83,17 +102,16 @@ class Store:
 
     @property
     def trouble(self) -> str | None:
-        """Why a result cannot be kept here, as `No space left on device`: the last one was not, or the disk takes none."""
-        why, number, free = _unkept.get(self.folder, ("", 0, 0))
-        closed = disk.closed(self.results)
-        if (
-            why
-            and closed is None
-            and (disk.free(self.results) > 2 * free + disk.LEAST_ROOM or number in disk.FORBIDDEN)
-        ):
-            _unkept.pop(self.folder, None)  # there is far more room now, or leave to write
-            return None
-        return why or closed
+        """Why a result cannot be kept here, as `No space left on device`: one was not, or the disk takes none.
+
+        Where there is far more room now, or leave to write, what could not be kept is written first.
+        """
+        unkept, closed = _unkept.get(self.folder), disk.closed(self.results)
+        if unkept is None or closed is not None:
+            return unkept.why if unkept else closed
+        if disk.free(self.results) > 2 * unkept.free + disk.LEAST_ROOM or unkept.number in disk.FORBIDDEN:
+            self._keep_again()
+        return unkept.why if (unkept := _unkept.get(self.folder)) else None
 
     @property
     def results(self) -> Path:
@@ -121,19 +139,39 @@ class Store:
         """Keep a result. A full or read-only disk costs the cache, not the result: it is reported and that is all."""
         if not self.enabled:
             return
+        place = self._path(kind, key)
+        if self._write(place, result, _canonical(key)) and (unkept := _unkept.get(self.folder)):
+            unkept.results.pop(place, None)
+            if not unkept.results or unkept.number not in disk.FULL:  # a small one fits where a large one did not
+                self._keep_again()
+
+    def _write(self, place: Path, result: Any, key: str) -> bool:
+        """Whether it is kept; if not, that is noted."""
         try:
-            write_result(self._path(kind, key), result, _canonical(key))
+            write_result(place, result, key)
             self._bound()
-            _unkept.pop(self.folder, None)
         except OSError as error:
-            why = disk.why(error)
-            if self.folder not in _unkept or _unkept[self.folder][0] != why:  # once is enough
+            why, before = disk.why(error), _unkept.get(self.folder)
+            if before is None or before.why != why:  # once is enough
                 log.warning(
                     "Results cannot be kept in %s (%s): they will be computed again. Another folder is chosen with --cache.",
                     self.results,
                     why,
                 )
-            _unkept[self.folder] = (why, disk.of_the_system(error).errno or 0, disk.free(self.results))
+            number, free = disk.of_the_system(error).errno or 0, disk.free(self.results)
+            others = (
+                {} if before is None else {at: each for at, each in before.results.items() if each[0]() is not None}
+            )
+            _unkept[self.folder] = Unkept(why, number, free, others | {place: (weakref.ref(result), key)})
+            return False
+        return True
+
+    def _keep_again(self) -> None:
+        """Write what could not be kept and is still held; what cannot be kept now either is noted anew."""
+        unkept = _unkept.pop(self.folder, None)
+        for place, (held, key) in ({} if unkept is None else unkept.results).items():
+            if (result := held()) is not None:
+                self._write(place, result, key)
 
     def partial(self, kind: str, key: Mapping[str, Any]) -> Path:
         """The folder where a long run keeps its finished chunks until it is done; runs that were left make room for it."""

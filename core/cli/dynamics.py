@@ -75,7 +75,7 @@ def dynamics(
             check_kept(run)
         from core.corpus import read_corpus
 
-        text, chosen = read_corpus(options["corpus"] or "python-docs"), _training(options)
+        text, chosen = read_corpus(options["corpus"] or "python-docs", progress=tell), _training(options)
         run = run or run_folder(store, text, chosen)
         remark(f"Training run: {run}")
         found = train_series(text, chosen, run, settings, store, progress=tell, on_checkpoint=_tell_checkpoint(tell))

@@ -10,7 +10,6 @@ import click
 from core.cli.group import cli
 from core.cli.shared import (
     OutputFolder,
-    Telling,
     deliver,
     edits_of,
     open_analysis,
@@ -57,7 +56,7 @@ def export(
     ]  # what is wrong is said before anything is computed
     check_change(named, direction, method, removed)
     check_target(out)
-    analysis, tell = open_analysis(model, options), Telling()
+    analysis, tell = open_analysis(model, options)
     edits = edits_of(analysis, tokens, ratios, tell) if named else []
     found = analysis.export(out, edits, direction, calibrate, method=method, removed=removed, progress=tell)
     tell.end()

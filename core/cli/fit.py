@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import OutputFile, Telling, deliver, open_analysis, shared, short
+from core.cli.shared import OutputFile, deliver, open_analysis, shared, short
 
 
 @cli.command()
@@ -20,7 +20,7 @@ def fit(model: str, weights: str | None, tokens_path: str | None, json_path: str
     from core import summary
     from core.tables import token_table, weight_table, write_csv
 
-    analysis, tell = open_analysis(model, options), Telling()
+    analysis, tell = open_analysis(model, options)
     found = analysis.encoding(tell)
     tell.end()
     result = summary.fit(

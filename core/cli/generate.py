@@ -9,7 +9,6 @@ import click
 
 from core.cli.group import cli
 from core.cli.shared import (
-    Telling,
     check_edits,
     check_idle,
     deliver,
@@ -78,7 +77,7 @@ def generate(
     sampling = Sampling(
         samples, new_tokens, temperature, top_k, top_p, options["seed"] if noise_seed is None else noise_seed
     )
-    analysis, tell = open_analysis(model, options), Telling()
+    analysis, tell = open_analysis(model, options)
     steering = None
     if tokens:
         analysis.check_prompt(prompt, chat=chat, new_tokens=new_tokens, progress=tell)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.cli.group import cli
-from core.cli.shared import Telling, deliver, numbers, open_analysis, shared, short, table
+from core.cli.shared import deliver, numbers, open_analysis, shared, short, table
 from core.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def prune(
         check_removed(fraction)
     if keep_top1 is not None and not 0 < keep_top1 <= 1:
         raise InputError(f"--keep-top1 is {keep_top1:g}, but it must be a share above 0 and at most 1, as 0.9.")
-    analysis, tell = open_analysis(model, options), Telling()
+    analysis, tell = open_analysis(model, options)
     found = analysis.prune(chosen, removed, seeds=seeds, progress=tell)
     others = () if judge is None else analysis.prune(chosen, removed, judge=judge, seeds=seeds, progress=tell)
     costs = [analysis.pruned_cost(name, removed[-1], tell) for name in chosen] if timed else []

@@ -11,7 +11,6 @@ import click
 from core.cli.group import cli
 from core.cli.shared import (
     OutputFile,
-    Telling,
     check_edits,
     check_idle,
     deliver,
@@ -64,7 +63,7 @@ def report(
     seed = options["seed"] if noise_seed is None else noise_seed
     texts = prompt is not None and samples
     sampling = Sampling(samples, new_tokens, temperature, top_k, top_p, seed) if texts else None
-    analysis, tell = open_analysis(model, options), Telling()
+    analysis, tell = open_analysis(model, options)
     if prompt is not None:
         analysis.check_prompt(prompt, chat=chat, new_tokens=new_tokens if texts else 0, progress=tell)
     edits = tuple(edits_of(analysis, tokens, ratios, tell)) if tokens else ()

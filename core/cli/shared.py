@@ -180,12 +180,13 @@ with_pruning = _with(
 )
 
 
-def open_analysis(model: str, options: dict[str, Any]) -> Analysis:
+def open_analysis(model: str, options: dict[str, Any]) -> tuple[Analysis, Telling]:
+    """What is known of a model, and what tells how far it is; nothing is read yet."""
     from core.analysis import Analysis
     from core.store import Store
 
-    store = Store(options["cache"], enabled=not options["no_cache"])
-    return Analysis(model, options["corpus"], settings_of(options), store)
+    store, tell = Store(options["cache"], enabled=not options["no_cache"]), Telling()
+    return Analysis(model, options["corpus"], settings_of(options), store, reading=tell), tell
 
 
 def settings_of(options: dict[str, Any]) -> Settings:

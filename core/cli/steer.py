@@ -9,7 +9,6 @@ import click
 
 from core.cli.group import cli
 from core.cli.shared import (
-    Telling,
     check_idle,
     deliver,
     edits_of,
@@ -57,7 +56,7 @@ def steer(
         [] if sweep is None else [_positive(ratio) for ratio in dict.fromkeys(numbers(sweep, "--sweep", float))]
     )
     sizes = [] if few_shot is None else list(dict.fromkeys(numbers(few_shot, "--few-shot", int)))
-    analysis, tell = open_analysis(model, options), Telling()
+    analysis, tell = open_analysis(model, options)
     if prompt is not None:
         analysis.check_prompt(prompt, chat=chat, progress=tell)
     edits = edits_of(analysis, tokens, ratios, tell)
@@ -119,7 +118,7 @@ def directions(model: str, count: int, ranks: str, ratios: str, json_path: str |
     if not all(rank.isdecimal() and len(rank) < 10 for rank in (first, last)):
         raise InputError(f"--ranks is {quoted(ranks)}, but it must be FIRST:LAST, as 200:5000.")
     wanted = [_positive(ratio) for ratio in numbers(ratios, "--ratios", float)]
-    analysis, tell = open_analysis(model, options), Telling()
+    analysis, tell = open_analysis(model, options)
     analysis.encoding(tell)
     ids = analysis.tokens_of_rank(int(first), int(last), count)
     rows = analysis.compare_directions(ids, wanted, progress=tell)

@@ -87,9 +87,15 @@ def test_a_shared_server_looks_at_no_place_on_its_disk(tmp_path: Path, monkeypat
     cache.notice_changes(str(tmp_path), "/etc/passwd")
 
 
-def test_a_folder_is_read_once_and_away_from_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("large_file", [False, True])
+def test_a_folder_or_a_large_file_is_read_once_and_away_from_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_file: bool
+) -> None:
     """Nobody knows beforehand how much is in one: until it is read the page shows how far that is, and can cancel it."""
-    (tmp_path / "notes.txt").write_text("Seventeen mills and a river. " * 200)
+    notes = tmp_path / "notes.csv"
+    notes.write_text('said\n"Seventeen mills and a river."\n' + '"And another."\n' * 1000)
+    named = f"{notes}:said" if large_file else str(tmp_path)
+    monkeypatch.setattr(cache, "QUICKLY_READ", notes.stat().st_size - 1)
     read, go_on = [], threading.Event()
     real = corpus._read_path
 
@@ -101,15 +107,15 @@ def test_a_folder_is_read_once_and_away_from_the_page(tmp_path: Path, monkeypatc
     monkeypatch.setattr(corpus, "_read_path", slow)
     monkeypatch.setattr(cache, "_encode", lambda choice, progress: cache.open_analysis(choice).corpus.texts)
     monkeypatch.setattr("app.state.session", lambda: "me")
-    choice = Choice("demo", str(tmp_path), 1024)
+    choice = Choice("demo", named, 1024)
     reading = cache.encoding(choice)
-    assert isinstance(reading, jobs.Job) and reading.title == f"Reading {tmp_path}"
+    assert isinstance(reading, jobs.Job) and reading.title == f"Reading {named}"
     assert cache.encoding(choice) is reading
     go_on.set()
     assert reading.finished.wait(20)
     encoding = cache.encoding(choice)
     assert isinstance(encoding, jobs.Job) and encoding is not reading and encoding.finished.wait(20)
-    assert encoding.result[0].startswith("Seventeen mills") and read == [str(tmp_path)]
+    assert encoding.result[0].startswith("Seventeen mills") and read == [named]
 
 
 def test_reading_a_folder_can_be_stopped(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from core.figures import words
 from core.kept import bundled
 from core.settings import Progress, no_progress
 from core.steering import Edit
-from core.store import Store
+from core.store import Store, Unkept
 from tests.app.arrays import RIVER, TOKENS, ArrayAnalysis, facts, planted
 from tests.app.conftest import MAIN, read, settled, text_of
 
@@ -358,7 +358,7 @@ def test_a_step_of_an_address_that_was_not_kept(visit: Visit) -> None:
 
 
 def test_every_page_says_that_results_cannot_be_kept(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.store._unkept", {Store().folder: ("No space left on device", errno.ENOSPC, 2**62)})
+    monkeypatch.setattr("core.store._unkept", {Store().folder: Unkept("No space left on device", errno.ENOSPC, 2**62)})
     test = fine(visit("method"))
     assert "Results cannot be kept on the disk of this server (No space left on device)" in text_of(test)
 
@@ -369,7 +369,9 @@ def test_nothing_is_called_kept_that_cannot_be(
 ) -> None:
     """Neither while something is computed nor when that was cancelled."""
     if full:
-        monkeypatch.setattr("core.store._unkept", {Store().folder: ("No space left on device", errno.ENOSPC, 2**62)})
+        monkeypatch.setattr(
+            "core.store._unkept", {Store().folder: Unkept("No space left on device", errno.ENOSPC, 2**62)}
+        )
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(ArrayAnalysis):

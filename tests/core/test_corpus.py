@@ -318,3 +318,42 @@ def test_copies_of_what_fits_are_not_called_unseen(different: int, told: bool) -
     documents = [np.arange(64, dtype=np.int32) + number % different for number in range(40)]
     note = plan_windows(documents, Settings(positions=1000, context=16)).note
     assert ("100 % is, word for word, also in the text that fits" in note) is told and note == note.strip()
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
+def test_reading_ends_after_a_million_records_blank_ones_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Else a small file of nothing would be read for minutes."""
+    monkeypatch.setattr("core.corpus.MOST_TEXTS", 1000)
+    monkeypatch.setattr("core.corpus.TOLD_EVERY", 100)
+    monkeypatch.setattr("core.records.BLANK_AT_MOST", 100)
+    file = tmp_path / name
+    told: list[str] = []
+
+    def tell(phrase: str, share: float | None) -> None:
+        told.append(phrase)
+
+    for first in ("", "A text of words."):
+        texts = [first, *[""] * 3000, "Another, further down."]
+        if name == "x.parquet":
+            pq.write_table(pa.table({"text": texts}), file)
+        elif name == "x.csv":
+            file.write_text("text\n" + "\n".join(texts))
+        else:
+            file.write_text("\n".join(f'{{"text": "{text}"}}' if text else "" for text in texts))
+        told.clear()
+        if first:
+            corpus = read_corpus(str(file), progress=tell)
+            assert corpus.texts == (first,) and corpus.note == "Only the first 1,000 records were read."
+        else:
+            with pytest.raises(InputError, match=r"holds no text|has a header and blank lines alone"):
+                read_corpus(str(file), progress=tell)
+        assert told[0] == "Reading texts" and len(told) <= 10
+
+
+def test_blank_lines_before_the_texts_are_passed_over(tmp_path: Path) -> None:
+    csv = read_corpus(write(tmp_path / "x.csv", "\n\nid,said\n" + "\n" * 300 + '1,"A text, of words."\n'))
+    assert csv.texts == ("A text, of words.",)
+    lines = "\n" * 300 + '{"id": "3", "text": "A text."}\n \n{"id": "4", "text": null}\n'
+    assert read_corpus(write(tmp_path / "x.jsonl", lines)).texts == ("A text.",)

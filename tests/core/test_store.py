@@ -24,7 +24,16 @@ from safetensors import SafetensorError
 
 from core import disk, store
 from core.errors import InputError
-from core.store import Store, check_place, default_folder, handed_over, read_result, write_result, write_text
+from core.store import (
+    Store,
+    Unkept,
+    check_place,
+    default_folder,
+    handed_over,
+    read_result,
+    write_result,
+    write_text,
+)
 from tests.app.arrays import planted
 
 
@@ -161,6 +170,28 @@ def test_a_result_that_could_not_be_kept_is_told_until_one_can(tmp_path: Path, m
     assert store.trouble is None
 
 
+def test_a_full_disk_that_takes_a_small_result_is_still_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it did not take is written as soon as there is room, if anybody still holds it."""
+    free, store, large, gone = [10**6], Store(tmp_path), example(), example()
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=free[0]))
+    write = write_result
+
+    def only_small(place: Path, result: Any, key: str) -> None:
+        if not place.name.startswith("small") and free[0] < 10**7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(place, result, key)
+
+    monkeypatch.setattr("core.store.write_result", only_small)
+    store.put("large", {}, large)
+    store.put("gone", {}, gone)
+    del gone
+    store.put("small", {}, example())
+    assert store.trouble == "No space left on device" and store.get("large", {}, Outer) is None
+    free[0] = 10**8
+    assert store.trouble is None and store.get("large", {}, Outer) is not None
+    assert store.get("gone", {}, Outer) is None
+
+
 @pytest.mark.parametrize(
     ("number", "free", "told"),
     [(errno.ENOSPC, 10**6, True), (errno.ENOSPC, 10**7, False), (errno.EROFS, 10**6, False), (errno.EIO, 10**7, False)],
@@ -170,7 +201,7 @@ def test_a_disk_that_was_freed_is_called_full_no_more(
 ) -> None:
     """Also before the next result is kept: after a full one there is more room, after a closed one it is open."""
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=free))
-    monkeypatch.setattr("core.store._unkept", {tmp_path: ("as it was", number, 10**6)})
+    monkeypatch.setattr("core.store._unkept", {tmp_path: Unkept("as it was", number, 10**6)})
     assert (Store(tmp_path).trouble is not None) == told
 
 
