@@ -22,11 +22,10 @@ import tempfile
 import threading
 import types
 import typing
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import platformdirs
@@ -60,6 +59,9 @@ LEAST_ROOM = 2**14
 """Bytes that must be free where a file is to be written: most are larger than this."""
 _HANDED_OVER = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self|\d+)/fd)/(\d+)")
 
+MOST_HELD = 2
+"""Results that are held in memory because they could not be kept; the largest is an observation, with some 200 MB."""
+
 
 @dataclass
 class Unkept:
@@ -67,13 +69,13 @@ class Unkept:
 
     Attributes:
         why, number, free: of the last of them, in words, the system's number, and the bytes that were free then.
-        results: each with its key, as long as somebody holds it, by its place.
+        results: the last `MOST_HELD` of them, each with its key, by its place.
     """
 
     why: str
     number: int
     free: int
-    results: dict[Path, tuple[weakref.ref[Any], str]] = field(default_factory=dict)
+    results: dict[Path, tuple[Any, str]] = field(default_factory=dict)
 
 
 _unkept: dict[Path, Unkept] = {}
@@ -123,6 +125,8 @@ class Store:
         if not self.enabled:
             return None
         if not _is_there(path):
+            if (unkept := _unkept.get(self.folder)) and path in unkept.results:
+                return cast(T, unkept.results[path][0])
             return read_result(BUNDLED / path.name, result_type, _canonical(key), remove=False)
         result = read_result(path, result_type, _canonical(key))
         if result is not None:
@@ -159,19 +163,16 @@ class Store:
                     why,
                 )
             number, free = disk.of_the_system(error).errno or 0, disk.free(self.results)
-            others = (
-                {} if before is None else {at: each for at, each in before.results.items() if each[0]() is not None}
-            )
-            _unkept[self.folder] = Unkept(why, number, free, others | {place: (weakref.ref(result), key)})
+            held = {**({} if before is None else before.results), place: (result, key)}
+            _unkept[self.folder] = Unkept(why, number, free, dict(list(held.items())[-MOST_HELD:]))
             return False
         return True
 
     def _keep_again(self) -> None:
-        """Write what could not be kept and is still held; what cannot be kept now either is noted anew."""
+        """Write what could not be kept and is held; what cannot be kept now either is noted anew."""
         unkept = _unkept.pop(self.folder, None)
-        for place, (held, key) in ({} if unkept is None else unkept.results).items():
-            if (result := held()) is not None:
-                self._write(place, result, key)
+        for place, (result, key) in ({} if unkept is None else unkept.results).items():
+            self._write(place, result, key)
 
     def partial(self, kind: str, key: Mapping[str, Any]) -> Path:
         """The folder where a long run keeps its finished chunks until it is done; runs that were left make room for it."""

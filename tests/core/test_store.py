@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from core import disk, store
 from core.errors import InputError
 from core.store import (
+    MOST_HELD,
     Store,
     Unkept,
     check_place,
@@ -171,8 +172,8 @@ def test_a_result_that_could_not_be_kept_is_told_until_one_can(tmp_path: Path, m
 
 
 def test_a_full_disk_that_takes_a_small_result_is_still_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what it did not take is written as soon as there is room, if anybody still holds it."""
-    free, store, large, gone = [10**6], Store(tmp_path), example(), example()
+    """And what it did not take is there as long as the process is, and written as soon as there is room."""
+    free, store = [10**6], Store(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=free[0]))
     write = write_result
 
@@ -182,14 +183,15 @@ def test_a_full_disk_that_takes_a_small_result_is_still_full(tmp_path: Path, mon
         write(place, result, key)
 
     monkeypatch.setattr("core.store.write_result", only_small)
-    store.put("large", {}, large)
-    store.put("gone", {}, gone)
-    del gone
+    for number in range(MOST_HELD + 1):
+        store.put("large", {"number": number}, example())
     store.put("small", {}, example())
-    assert store.trouble == "No space left on device" and store.get("large", {}, Outer) is None
+    assert store.trouble == "No space left on device"
+    last = {"number": MOST_HELD}
+    assert store.get("large", last, Outer) is not None and not list(store.results.glob("large-*"))
     free[0] = 10**8
-    assert store.trouble is None and store.get("large", {}, Outer) is not None
-    assert store.get("gone", {}, Outer) is None
+    assert store.trouble is None and len(list(store.results.glob("large-*"))) == MOST_HELD
+    assert store.get("large", last, Outer) is not None and store.get("large", {"number": 0}, Outer) is None
 
 
 @pytest.mark.parametrize(
