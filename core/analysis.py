@@ -277,16 +277,18 @@ class Analysis:
 
     def needs_tokenizer(self, text: str) -> bool:
         """Whether `find_token` has to load the model: the text is neither a number nor a token as it stands."""
-        text = whole_characters(text)
         return bool(text) and not text.startswith("id:") and text not in self._places
 
     def find_token(self, text: str) -> TokenChoice:
         """The token a user means by ` Paris` or `id:123`; a word of several tokens is steered by its first.
 
         Raises:
-            InputError: nothing was named, or an id that is no token.
+            InputError: nothing was named, half a character, or an id that is no token.
         """
-        text = whole_characters(text)
+        if whole_characters(text) != text:
+            raise InputError(
+                f"{quoted(text)} is not UTF-8: write a token, blank included, as ' river', or its number, id:123."
+            )
         if text.startswith("id:"):
             return self._token_by_id(text)
         if not text:

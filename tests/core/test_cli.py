@@ -169,6 +169,7 @@ def test_directions(model: str, cache: str) -> None:
         (["steer", "MODEL", "--ratio", "2"], 2, "No token is named"),
         (["steer", "MODEL", "--token", "id:5", "--ratio", "-1"], 2, "ratio is -1"),
         (["steer", "MODEL", "--token", "id:999999", "--ratio", "2"], 2, "is no token"),
+        (["steer", "MODEL", "--token", " caf\udce9", "--ratio", "2"], 2, "' caf?' is not UTF-8"),
         (["steer", "MODEL", "--token", "id:5", "--ratio", "2", "--direction", "up"], 2, "direction is 'up'"),
         (["steer", "MODEL", "--token", "id:5", "--ratio", "2", "--sweep", "a,b"], 2, "--sweep is 'a,b'"),
         (
