@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from core import disk
 from core.errors import InputError
 from core.foreign import reason
-from core.words import whole_characters
+from core.words import plural, whole_characters
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -155,7 +155,7 @@ def _json_column(file: str, records: list[dict[str, Any]]) -> str:
             strings[name] = strings.get(name, False) or isinstance(value, str)
     if all(record.get("text", 0) is None for record in records):
         strings["text"] = True
-    return _text_column(file, strings)
+    return _text_column(file, strings, len(records))
 
 
 def _too_long(file: Path, number: int) -> InputError:
@@ -213,10 +213,11 @@ def _column(file: Path, column: str | None, rows: Any) -> Iterator[str]:
     if not any(row for _, row in first):
         no_rows = "blank lines alone" if first else "no rows"
         raise InputError(f"{file.name!r} has a header and {no_rows}: give a file with texts.")
-    words = {
-        name: any(_is_word(row[place]) for _, row in first if place < len(row)) for place, name in enumerate(header)
-    }
-    name = column or _text_column(file.name, words)
+    words = {}
+    for place, name in enumerate(header):
+        values = [row[place] for _, row in first if place < len(row)]
+        words[name] = any(map(_is_word, values)) or (name == "text" and not any(map(str.strip, values)))
+    name = column or _text_column(file.name, words, sum(map(bool, (row for _, row in first))))
     if name not in header:
         raise InputError(f"{file.name!r} has no column {name!r}; it has {_listed(header)}.")
     _refuse_twice(file.name, header, name)
@@ -316,15 +317,16 @@ def _beginning(records: Iterator[T], size: Callable[[T], int]) -> list[T]:
     return found
 
 
-def _text_column(file: str, strings: dict[str, bool]) -> str:
-    """`text` if there is one, else the only column of strings."""
+def _text_column(file: str, strings: dict[str, bool], looked_at: int = 0) -> str:
+    """`text` if there is one, else the only column of strings; of as many records as were looked at, 0 where the file tells."""
     if strings.get("text"):
         return "text"
     names = [name for name, is_string in strings.items() if is_string]
     if len(names) == 1:
         return names[0]
     if not names:
-        raise InputError(f"No column of {file!r} holds texts; it has {_listed(strings)}: give a file where one does.")
+        where = f" in its first {plural(looked_at, 'record')}, where it has" if looked_at else "; it has"
+        raise InputError(f"No column of {file!r} holds texts{where} {_listed(strings)}: give a file where one does.")
     raise InputError(
         f"Which column of {file!r} is the text? Call it text, or give the file alone, as {file}:COLUMN; it has "
         f"{_listed(strings)}."

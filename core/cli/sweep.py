@@ -86,7 +86,12 @@ def sweep(
         sys.exit(1)
 
 
-WORDS = {"started": "started", "again": "started again: its worker was lost, or it failed", "kept": "was done before"}
+WORDS = {
+    "started": "started",
+    "again": "started again: its worker was lost, or it failed",
+    "anew": "started anew: what it had finished is gone from the disk, or damaged",
+    "kept": "was done before",
+}
 
 
 class _Telling:

@@ -57,8 +57,8 @@ class Event:
 
     Attributes:
         task: the run and, where there are several, its part; or Ray itself.
-        state: started, again (on another worker, after one was lost or failed), working, done, failed, kept (was finished
-            before).
+        state: started, again (on another worker, after one was lost or failed), anew (what it had finished is not on the disk
+            any more), working, done, failed, kept (was finished before).
         text: a step, a reason, or "". share: of the step, 0 to 1. node: of the cluster where it runs, or "".
     """
 
@@ -316,6 +316,7 @@ class _Driver:
         self.control = _Control(ray)
         self.board = self._board()
         self.seen: set[str] = set()
+        self.lost: set[str] = set()  # finished tasks of which nothing is left
         options = {
             "num_cpus": self.threads,
             "num_gpus": plan.tasks.gpus,
@@ -410,7 +411,15 @@ class _Driver:
         return merged, lost
 
     def _repair(self, progress: _Progress, lost: list[int]) -> None:
-        """Observe shards again that were damaged on disk since they were written: a run counts every position asked for."""
+        """Observe shards again that are not on disk any more, or damaged: a run counts every position asked for.
+
+        Another sweep on the same cache removes them when it has finished the run, whose results are there then.
+        """
+        run = progress.run
+        if (row := _known_row(run, self.out, self.store)) is not None:
+            self.rows[run.key] = row
+            self.tell(Event(run.name, "kept", "another sweep has finished it"))
+            return
         progress.repairs += 1
         if progress.repairs > MOST_REPAIRS:
             where = progress.folder.parent
@@ -419,6 +428,7 @@ class _Driver:
             )
             return
         progress.missing = set(lost)
+        self.lost |= {_name(run, each) for each in lost}
         self.waiting.extendleft((progress, each) for each in lost)
 
     def _take(self, reference: Any) -> None:
@@ -501,6 +511,9 @@ class _Driver:
         for event in events:
             if event.state == "started":
                 state = "again" if event.task in self.seen else "started"
+                if event.task in self.lost:
+                    state = "anew"
+                    self.lost.discard(event.task)
                 self.seen.add(event.task)
                 event = Event(event.task, state, event.text, event.share, event.node)
             self.tell(event)

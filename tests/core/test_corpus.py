@@ -357,3 +357,15 @@ def test_blank_lines_before_the_texts_are_passed_over(tmp_path: Path) -> None:
     assert csv.texts == ("A text, of words.",)
     lines = "\n" * 300 + '{"id": "3", "text": "A text."}\n \n{"id": "4", "text": null}\n'
     assert read_corpus(write(tmp_path / "x.jsonl", lines)).texts == ("A text.",)
+
+
+def test_a_column_whose_texts_begin_late(tmp_path: Path) -> None:
+    """`text` is taken by its name while nothing else stands in it; of another the sentence tells where it was looked for."""
+    late = ",1\n" * 300 + '"A text of words.",1\n'
+    assert read_corpus(write(tmp_path / "x.csv", f"text,label\n{late}")).texts == ("A text of words.",)
+    said = r"holds texts in its first 256 records, where it has 'said', 'label': give"
+    with pytest.raises(InputError, match=said):
+        read_corpus(write(tmp_path / "y.csv", f"said,label\n{late}"))
+    assert read_corpus(f"{tmp_path / 'y.csv'}:said").texts == ("A text of words.",)
+    with pytest.raises(InputError, match=r"holds texts in its first 256 records, where it has 'id': give"):
+        read_corpus(write(tmp_path / "x.jsonl", '{"id": 1}\n' * 300 + '{"text": "A text of words."}\n'))

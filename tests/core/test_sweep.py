@@ -306,6 +306,41 @@ def test_a_shard_that_is_wrong_while_a_run_is_fitted(
         assert "damaged again and again" in found.rows[0]["error"] and stored is None
 
 
+def test_another_sweep_finishes_the_run_meanwhile(
+    ray_here: None, plan_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It removes the shards that both have: what it found is taken then, nothing is done twice and nobody is blamed."""
+    plan, store, told = parse_plan(plan_text, "plan.toml"), Store(tmp_path / "store"), list[Event]()
+    fits: list[int] = []
+
+    def fit_beside_another(work: Work, observation: Observation, name: str, board: None) -> Any:
+        fits.append(observation.fit.n)
+        if len(fits) == 1:
+            assert run_sweep(plan, tmp_path / "other", store).failed == 0
+            assert not list(tmp_path.glob("store/partial/sweep-*"))
+        return fit_run(work, observation)
+
+    monkeypatch.setattr(cluster, "_fit", fit_beside_another)
+    found = run_sweep(plan, tmp_path / "out", store, tell=told.append)
+    assert fits == [2000, 2000] and numbers(found.rows[0]) == numbers(read_rows(tmp_path / "other")[0])
+    assert told[-1] == Event(plan.runs[0].name, "kept", "another sweep has finished it")
+    assert sum(event.state == "done" for event in told) == plan.tasks.shards  # each part once
+
+
+def test_a_part_is_said_to_be_lost_with_its_worker_only_where_it_was() -> None:
+    driver, told = cluster._Driver.__new__(cluster._Driver), list[Event]()
+    events = [Event("run · part 1 of 2", "started"), Event("run · part 2 of 2", "started")]
+    driver.tell = told.append
+    driver.board = SimpleNamespace(take=SimpleNamespace(remote=lambda: lambda: events))
+    driver.ray = SimpleNamespace(get=lambda reference, timeout: reference(), exceptions=ray.exceptions)
+    driver.seen, driver.lost = set(), set()
+    driver._hear()
+    driver.lost = {"run · part 2 of 2"}
+    driver._hear()
+    driver._hear()
+    assert [event.state for event in told] == ["started", "started", "again", "anew", "again", "again"]
+
+
 def test_a_fit_of_another_model_than_was_observed(
     ray_here: None, plan_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
