@@ -87,13 +87,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     `thorough`, and of those marked `sampled(n)` all but every n-th case. Tests that are named run in any case.
     """
     asked = str(config.getoption("markexpr"))
+    once_more = config.getoption("lf")  # what failed is all that is collected, so cases cannot be counted
     cases: Counter[str] = Counter()
     for item in items:
         if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
         if sampled := item.get_closest_marker("sampled"):
             test = item.nodeid.partition("[")[0]
-            if cases[test] % sampled.args[0]:
+            if "thorough" in asked if once_more else cases[test] % sampled.args[0]:
                 item.add_marker(pytest.mark.thorough)
             cases[test] += 1
     out = {"load"} if config.args != config.getini("testpaths") else {"load", "thorough"}

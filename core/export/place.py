@@ -75,6 +75,7 @@ def scratch_beside(target: Path) -> Iterator[Path]:
         if scratch is not None and lock is not None:
             lock.release()
             shutil.rmtree(scratch, ignore_errors=True)
+            sweep(target.parent)  # what was killed a moment before this began may only have let go of its lock since
         for parent in made:  # empty again if nothing was exported
             with contextlib.suppress(OSError):
                 parent.rmdir()
